@@ -1,0 +1,30 @@
+"""Computation-efficient vision plug-ins for the OpenMMLab frameworks.
+
+Importing the package needs torch, mmengine and numpy only; everything below is imported when first used.
+"""
+
+from importlib import import_module
+
+from . import compat
+from .version import __version__
+
+compat.apply()
+
+_LAZY = {
+    'InvertedResidualNet': '.models.image.inverted_residual',
+    'TemporalShift': '.models.video.temporal_shift',
+    'adapt': '.adapt',
+    'get_model': '.hub',
+    'list_models': '.hub',
+}
+__all__ = ['__version__', *_LAZY]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

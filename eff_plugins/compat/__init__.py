@@ -1,0 +1,17 @@
+"""The only home of fixes for third-party versions; each file gives its reasons.
+
+``apply()`` runs once, when ``eff_plugins`` is imported.
+"""
+
+from .hosts import MissingExtraError, require
+
+__all__ = ['MissingExtraError', 'apply', 'require']
+
+
+def apply() -> None:
+    """Install every run-time fix; calling it again changes nothing."""
+    from . import hosts, loading
+
+    hosts.register_config_package()
+    hosts.mend_mmaction()
+    loading.install()

@@ -1,0 +1,92 @@
+"""How the suite finds the OpenMMLab frameworks, and what it mends in them at run time."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+# import name -> extra of this package that installs it
+EXTRAS = {
+    'mmcv': 'det',
+    'mmdet': 'det',
+    'mmseg': 'seg',
+    'mmaction': 'action',
+    'mmdet3d': 'det3d',
+    'sklearn': 'data',
+}
+
+
+class MissingExtraError(ImportError):
+    """A framework or library that a type needs is not installed; the message names the extra that brings it."""
+
+
+def require(name: str, needed_by: str) -> types.ModuleType:
+    """Import ``name`` (for instance ``'mmdet'`` or ``'mmcv.ops'``) or say which extra installs it.
+
+    Args:
+        name: Module to import.
+        needed_by: What needs it, as the user knows it, for the message.
+
+    Raises:
+        MissingExtraError: The package is absent, or its own import fails; the message gives the command.
+    """
+    package = name.partition('.')[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        extra = EXTRAS.get(package, 'all')
+        absent = importlib.util.find_spec(package) is None
+        reason = f'{package} is not installed' if absent else f'{name} does not import ({error})'
+        raise MissingExtraError(
+            f"eff_plugins.{needed_by} needs {package}, but {reason}. Install it with: pip install 'eff_plugins[{extra}]'"
+            + (' and then: python -m eff_plugins.build_mmcv' if extra in ('det', 'seg', 'action', 'det3d') else '')
+        ) from error
+
+
+def register_config_package() -> None:
+    """Make ``_base_ = 'eff_plugins::...'`` known to mmengine, which asserts that a package is in its table."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE.setdefault('eff_plugins', 'eff_plugins')
+
+
+class _DrnStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Supplies ``mmaction.models.localizers.drn``, which the mmaction2 1.2.0 wheel lacks and yet imports.
+
+    open-mmlab/mmaction2#2714. Put at the END of ``sys.meta_path``, so that a real module always wins.
+    """
+
+    PACKAGE = 'mmaction.models.localizers.drn'
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if fullname not in (self.PACKAGE, f'{self.PACKAGE}.drn'):
+            return None
+        return importlib.util.spec_from_loader(fullname, self, is_package=fullname == self.PACKAGE)
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if module.__name__ != self.PACKAGE:
+            exec(DRN_STAND_IN, module.__dict__)
+
+
+DRN_STAND_IN = '''"""Stand-in for a module that the mmaction2 1.2.0 wheel lacks (open-mmlab/mmaction2#2714)."""
+
+
+class DRN:
+    """Says that this localiser is not in the wheel, instead of making all of mmaction2 fail to import."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError('DRN is missing from the mmaction2 1.2.0 wheel; install mmaction2 from source')
+'''
+
+
+def mend_mmaction() -> None:
+    """Let mmaction2's models import at run time (see :class:`_DrnStandIn`)."""
+    if not any(isinstance(finder, _DrnStandIn) for finder in sys.meta_path):
+        sys.meta_path.append(_DrnStandIn())

@@ -1,0 +1,89 @@
+"""Child registries with ``scope='eff_plugins'`` and the table of what they hold.
+
+``type='eff_plugins.X'`` works from every OpenMMLab registry without ``custom_imports``: mmengine imports
+``eff_plugins.registry`` by itself when it meets the scope. Nothing else is imported then. ``TYPES`` says which module
+defines which type; only the module asked for is imported, so a type that subclasses, say, a class of mmdet is found
+where mmdet is installed and raises :class:`eff_plugins.compat.MissingExtraError` where it is not, while all other types
+keep working.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+# registry name -> type -> module that defines it (relative to this package)
+TYPES: dict[str, dict[str, str]] = {
+    'model': {
+        'InvertedResidualNet': '.models.image.inverted_residual',
+        'ImageClassifier': '.models.classifiers',
+        'LinearClsHead': '.models.classifiers',
+        'ClsDataPreprocessor': '.models.classifiers',
+        'TemporalShift': '.models.video.temporal_shift',
+        'LiteSegHead': '.models.decoders.lite_seg_head',
+    },
+    'dataset': {
+        'ArrayImageDataset': '.datasets.classification',
+        'FolderImageDataset': '.datasets.classification',
+        'DigitDetDataset': '.datasets.digits_mmdet',
+        'CocoDataset': '.datasets.coco',
+        'DigitSegDataset': '.datasets.digits_mmseg',
+        'DigitClsDataset': '.datasets.classification',
+        'DigitMotionDataset': '.datasets.digits_mmaction',
+        'RawKittiDataset': '.datasets.kitti_raw',
+    },
+    'transform': {
+        'LoadImage': '.datasets.transforms',
+        'ResizeShortSide': '.datasets.transforms',
+        'CenterCrop': '.datasets.transforms',
+        'PadCrop': '.datasets.transforms',
+        'FlipImage': '.datasets.transforms',
+        'PackClsInputs': '.datasets.transforms',
+    },
+    'metric': {
+        'Accuracy': '.evaluation.accuracy',
+        'KittiAP': '.evaluation.kitti',
+    },
+    'hook': {
+        'AtomicCheckpointHook': '.engine.checkpoint',
+        'ResumeStateHook': '.engine.resume',
+        'FiniteLossHook': '.engine.finite_loss',
+        'ClsVisualizationHook': '.visualization.classification',
+    },
+    'optim_wrapper': {
+        'CpuAmpOptimWrapper': '.engine.amp',
+    },
+    'visualizer': {
+        'ClsVisualizer': '.visualization.classification',
+    },
+}
+
+
+class LazyRegistry(Registry):
+    """A registry that imports the module of a type, as listed in ``TYPES``, when the type is first asked for."""
+
+    def get(self, key: str) -> Any:
+        scope, name = self.split_scope_key(key)
+        if scope in (None, self.scope) and name not in self._module_dict:
+            module = TYPES.get(self.name, {}).get(name)
+            if module is not None:
+                import_module(module, __package__)
+        return super().get(key)
+
+
+def _child(parent: Registry) -> LazyRegistry:
+    return LazyRegistry(parent.name, parent=parent, scope='eff_plugins', locations=[__name__])
+
+
+MODELS = _child(root.MODELS)
+DATASETS = _child(root.DATASETS)
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
+TRANSFORMS = _child(root.TRANSFORMS)
+METRICS = _child(root.METRICS)
+HOOKS = _child(root.HOOKS)
+LOOPS = _child(root.LOOPS)
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
+VISUALIZERS = _child(root.VISUALIZERS)
