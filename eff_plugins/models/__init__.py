@@ -1,0 +1,1 @@
+"""Networks: image and video backbones, classifiers and decoders."""

@@ -1,0 +1,1 @@
+"""Static image backbones."""

@@ -1,0 +1,154 @@
+"""Stage tables: the description that the inverted-residual family is built from.
+
+A static network, a scaled member of it and a searched subnet are the same kind of data. ``Network.from_dict`` reads the
+``network`` part of an ``arch.json`` file; ``ARCHS`` holds the published members, each with its source.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``repeats`` inverted-residual blocks; the first has ``stride``, the others 1.
+
+    Attributes:
+        channels: Output channels of every block.
+        repeats: Number of blocks.
+        kernel: Side of the depthwise kernel.
+        stride: Stride of the first block.
+        expand: Expansion ratio of the hidden channels; 1 means no expansion convolution.
+    """
+
+    channels: int
+    repeats: int = 1
+    kernel: int = 3
+    stride: int = 1
+    expand: int = 6
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the inverted-residual family.
+
+    Attributes:
+        stages: The stages in order.
+        stem_channels: Channels of the first 3x3 convolution.
+        stem_stride: Its stride.
+        head_channels: Channels of the 1x1 convolution before the classifier's pooling (not part of a backbone).
+        act: Activation, a key of ``eff_plugins.models.layers.conv.ACTIVATIONS``.
+        padding: ``'symmetric'`` or ``'same'`` (TensorFlow's).
+        norm_eps: Epsilon of BatchNorm.
+        norm_momentum: Momentum of BatchNorm (PyTorch's convention).
+        input_size: Published input side, pixels.
+    """
+
+    stages: tuple[Stage, ...]
+    stem_channels: int = 32
+    stem_stride: int = 2
+    head_channels: int = 1280
+    act: str = 'relu6'
+    padding: str = 'symmetric'
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    input_size: int = 224
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Network:
+        """Build from plain data, as stored in ``arch.json`` (``network``) or written in a config.
+
+        Raises:
+            ValueError: A key is unknown or ``stages`` is missing or empty; the message names it.
+        """
+        _check_keys(data, cls, 'network')
+        stages = data.get('stages')
+        if not stages:
+            raise ValueError("a network description needs 'stages', a list of dict(channels=, repeats=, stride=, ...)")
+        for stage in stages:
+            _check_keys(stage, Stage, 'stage')
+        return cls(**{**data, 'stages': tuple(Stage(**stage) for stage in stages)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that ``from_dict`` reads back."""
+        return asdict(self)
+
+
+def _check_keys(data: Mapping[str, Any], cls: type, what: str) -> None:
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ValueError(f'unknown key {key!r} in a {what} description; known keys: {", ".join(known)}')
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Nearest multiple of ``divisor``, never more than 10 % below ``channels`` (MobileNet's and EfficientNet's rule)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+# EfficientNet-B0's stages (Tan & Le 2019, Table 1), the base of the Lite variants.
+_B0 = (
+    Stage(16, 1, 3, 1, 1),
+    Stage(24, 2, 3, 2),
+    Stage(40, 2, 5, 2),
+    Stage(80, 3, 3, 2),
+    Stage(112, 3, 5, 1),
+    Stage(192, 4, 5, 2),
+    Stage(320, 1, 3, 1),
+)
+
+
+def _efficientnet_lite(width: float, depth: float, input_size: int) -> Network:
+    """EfficientNet-Lite: no squeeze-excite, ReLU6, and stem, head, first and last stage are not scaled in depth.
+
+    Source: the description of EfficientNet-Lite in the TensorFlow TPU repository (Liu 2020); factors as published there.
+    """
+    last = len(_B0) - 1
+    stages = tuple(
+        replace(
+            stage,
+            channels=round_channels(stage.channels * width),
+            repeats=stage.repeats if i in (0, last) else math.ceil(stage.repeats * depth),
+        )
+        for i, stage in enumerate(_B0)
+    )
+    return Network(stages, padding='same', norm_eps=1e-3, norm_momentum=0.01, input_size=input_size)
+
+
+ARCHS: dict[str, Network] = {
+    'efficientnet_lite0': _efficientnet_lite(1.0, 1.0, 224),
+    'efficientnet_lite1': _efficientnet_lite(1.0, 1.1, 240),
+    'efficientnet_lite2': _efficientnet_lite(1.1, 1.2, 260),
+}
+
+
+def resolve_arch(arch: str | Mapping[str, Any] | Network) -> Network:
+    """The stage table behind ``arch``.
+
+    Args:
+        arch: A name in ``ARCHS``, the path of an ``arch.json`` file, a description as ``Network.from_dict`` reads it, or a
+            :class:`Network`.
+
+    Raises:
+        ValueError: The name is unknown (the nearest names are given) or the description is faulty.
+    """
+    if isinstance(arch, Network):
+        return arch
+    if isinstance(arch, Mapping):
+        return Network.from_dict(arch)
+    if arch in ARCHS:
+        return ARCHS[arch]
+    if arch.endswith('.json'):
+        content = json.loads(Path(arch).read_text())
+        if content.get('kind') != 'stages':
+            raise ValueError(f"{arch}: kind is {content.get('kind')!r}, the inverted-residual family reads 'stages'")
+        return Network.from_dict(content['network'])
+    near = difflib.get_close_matches(arch, ARCHS, n=3, cutoff=0.3)
+    raise ValueError(f'unknown arch {arch!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(ARCHS)}')

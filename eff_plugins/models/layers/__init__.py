@@ -1,0 +1,1 @@
+"""Building blocks, usable on their own."""

@@ -1,0 +1,136 @@
+"""Convolution + normalisation + activation, with the two padding rules that published networks use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eff_plugins.registry import MODELS
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    'relu': nn.ReLU,
+    'relu6': nn.ReLU6,
+    'swish': nn.SiLU,
+    'hswish': nn.Hardswish,
+}
+_NORMS: dict[str, type[nn.Module]] = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+
+
+def build_norm(cfg: Mapping, channels: int) -> nn.Module:
+    """Build a normalisation layer from a config such as ``dict(type='BN', eps=1e-3)``.
+
+    Args:
+        cfg: ``type`` is ``BN``, ``SyncBN``, ``GN`` (with ``num_groups``) or any registered type that takes
+            ``num_features``; ``requires_grad=False`` freezes its affine terms.
+        channels: Number of channels C of the (B, C, H, W) input.
+    """
+    args = dict(cfg)
+    kind = args.pop('type')
+    requires_grad = args.pop('requires_grad', True)
+    if kind == 'GN':
+        layer: nn.Module = nn.GroupNorm(num_channels=channels, **{k: v for k, v in args.items() if k != 'momentum'})
+    elif kind in _NORMS:
+        layer = _NORMS[kind](channels, **args)
+    else:
+        layer = MODELS.build({'type': kind, 'num_features': channels, **args})
+    for parameter in layer.parameters():
+        parameter.requires_grad_(requires_grad)
+    return layer
+
+
+class SamePadConv2d(nn.Conv2d):
+    """Convolution whose output is ceil(size / stride), padded as TensorFlow's ``SAME`` does.
+
+    The padding depends on the input's size: where it is odd in total, the larger half is at the bottom and right.
+    Networks whose weights come from TensorFlow need it; at stride 1 it equals symmetric padding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride, dilation in zip(
+            x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
+        ):
+            pads.append(max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0))
+        height, width = pads
+        if height % 2 or width % 2:
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+            height = width = 0
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, (height // 2, width // 2), self.dilation, self.groups
+        )
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, normalisation and (unless ``act`` is None) activation: (B, C, H, W) -> (B, C', H', W').
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: Odd side of the kernel.
+        stride: H' = ceil(H / stride).
+        groups: Groups of the convolution.
+        norm_cfg: See :func:`build_norm`.
+        act: A key of ``ACTIVATIONS``, or None.
+        padding: ``'symmetric'`` pads (kernel_size - 1) / 2 on every side; ``'same'`` as TensorFlow does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        norm_cfg: Mapping,
+        act: str | None,
+        padding: str = 'symmetric',
+    ) -> None:
+        super().__init__()
+        if padding == 'same' and stride > 1:
+            conv: nn.Conv2d = SamePadConv2d(
+                in_channels, out_channels, kernel_size, stride, groups=groups, bias=False
+            )
+        else:
+            conv = nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False
+            )
+        self.conv = conv
+        self.norm = build_norm(norm_cfg, out_channels)
+        if act is not None:
+            self.act = ACTIVATIONS[act](inplace=True)
+
+
+def freeze(module: nn.Module) -> None:
+    """Put ``module`` into eval mode and stop its parameters' gradients."""
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def init_conv_norm(module: nn.Module) -> None:
+    """He-normal (fan out, per group) convolutions, unit normalisation, small normal linear layers.
+
+    Source: He et al. 2015, as in the reference initialisation of the MobileNet and EfficientNet families.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, 0.0, (2.0 / fan_out) ** 0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)) and layer.affine:
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` keeps running statistics that ``norm_eval`` has to freeze."""
+    return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
