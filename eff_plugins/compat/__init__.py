@@ -13,5 +13,6 @@ def apply() -> None:
     from . import hosts, loading
 
     hosts.register_config_package()
+    hosts.register_checkpoint_prefixes()
     hosts.mend_mmaction()
     loading.install()

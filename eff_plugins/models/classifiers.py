@@ -1,0 +1,152 @@
+"""Image classification on mmengine alone: a classifier, its head, and prediction on a user's own pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel, BaseModule
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from eff_plugins.models.layers.conv import ConvNormAct, init_conv_norm
+from eff_plugins.registry import MODELS
+
+
+@MODELS.register_module()
+class LinearClsHead(BaseModule):
+    """Optional 1x1 convolution, global average pooling, dropout and a linear layer: (B, C, H, W) -> (B, num_classes).
+
+    Args:
+        in_channels: C of the last map of the backbone.
+        num_classes: Number of classes.
+        hidden_channels: Channels of the 1x1 convolution before pooling (EfficientNet's head); None leaves it out.
+        act: Its activation.
+        norm_cfg: Its normalisation.
+        dropout: Probability of dropping a pooled feature in training.
+        label_smoothing: Of the cross-entropy loss.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_channels: int | None = None,
+        act: str = 'relu6',
+        norm_cfg: Mapping | None = None,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_classes < 2:
+            raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        if hidden_channels is not None:
+            self.conv = ConvNormAct(in_channels, hidden_channels, norm_cfg=norm_cfg or dict(type='BN'), act=act)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(hidden_channels or in_channels, num_classes)
+
+    def init_weights(self) -> None:
+        init_conv_norm(self)
+        super().init_weights()
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, num_classes) from the last of the backbone's maps."""
+        x = feats[-1]
+        if hasattr(self, 'conv'):
+            x = self.conv(x)
+        return self.fc(self.dropout(x.mean((2, 3))))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy; raises where a label is outside the classes, naming both."""
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f'labels run from {int(labels.min())} to {int(labels.max())}, but the head has num_classes={self.num_classes}'
+            )
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Backbone + head for image classification.
+
+    Args:
+        backbone: Config of a backbone that returns a tuple of maps.
+        head: Config of a head such as :class:`LinearClsHead`.
+        data_preprocessor: Config; mmengine's ``ImgDataPreprocessor`` normalises and stacks RGB images.
+        eval_size: (short side, crop side) in pixels that ``predict`` resizes and centre-crops to; None leaves
+            pictures as they are (they must then have one size).
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        data_preprocessor: dict | None = None,
+        eval_size: Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.head = MODELS.build(head)
+        self.eval_size = None if eval_size is None else tuple(eval_size)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = 'tensor'
+    ) -> Tensor | dict[str, Tensor] | list[BaseDataElement]:
+        """The three modes of mmengine's models.
+
+        Args:
+            inputs: (B, C, H, W), normalised by the data preprocessor.
+            data_samples: One a picture, with ``gt_label`` (an int) in mode ``'loss'``.
+            mode: ``'tensor'`` gives logits, ``'predict'`` the samples with ``pred_scores`` (num_classes,), ``'loss'`` a dict.
+        """
+        logits = self.head(self.backbone(inputs))
+        if mode == 'tensor':
+            return logits
+        if mode == 'loss':
+            labels = torch.tensor([sample.gt_label for sample in data_samples or ()], device=logits.device)
+            return {'loss': self.head.loss(logits, labels)}
+        if mode != 'predict':
+            raise ValueError(f"mode={mode!r}: must be 'tensor', 'predict' or 'loss'")
+        samples = data_samples or [BaseDataElement() for _ in range(len(logits))]
+        for sample, scores in zip(samples, logits.float().softmax(1), strict=True):
+            sample.pred_scores = scores
+        return samples
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[np.ndarray | str | Path], batch_size: int = 32) -> np.ndarray:
+        """Class probabilities (N, num_classes) of pictures, preprocessing included.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays or paths of picture files, in any mix and of any size.
+            batch_size: Pictures computed at a time.
+
+        Raises:
+            ValueError: An array is not (H, W, 3) uint8, or a file does not decode; the message names which.
+        """
+        from eff_plugins.datasets.transforms import CenterCrop, ResizeShortSide, read_image
+
+        was_training = self.training
+        self.eval()
+        rows = []
+        try:
+            for start in range(0, len(images), batch_size):
+                batch = []
+                for index, image in enumerate(images[start : start + batch_size], start):
+                    array = read_image(image) if isinstance(image, (str, Path)) else np.asarray(image)
+                    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+                        raise ValueError(f'images[{index}] is {array.shape} {array.dtype}; it must be (H, W, 3) uint8 RGB')
+                    if self.eval_size is not None:
+                        array = CenterCrop(self.eval_size[1]).apply(ResizeShortSide(self.eval_size[0]).apply(array))
+                    batch.append(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+                inputs = self.data_preprocessor({'inputs': batch}, False)['inputs']
+                rows.append(self(inputs).float().softmax(1).cpu().numpy())
+        finally:
+            self.train(was_training)
+        return np.concatenate(rows) if rows else np.zeros((0, self.head.num_classes), np.float32)
