@@ -1,1 +1,1 @@
-
+"""Parameters, multiply-adds and latency of what is really executed."""

@@ -1,1 +1,1 @@
-
+"""Pictures of what a model sees."""

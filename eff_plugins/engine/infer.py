@@ -1,0 +1,114 @@
+"""Run a trained model of any framework on a user's own files and draw the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import MODELS, VISUALIZERS
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+# Transforms that read the truth, which a user's own files do not have.
+_TRUTH = ('LoadAnnotations', 'LoadAnnotations3D')
+
+
+class Inferencer:
+    """A model, its test pipeline and its visualiser.
+
+    Args:
+        cfg: Config prepared by ``load_config``.
+        checkpoint: Path or URL of trained weights.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str) -> None:
+        self.cfg = cfg
+        model_cfg = cfg.model
+        self.model: nn.Module = MODELS.build(model_cfg)
+        meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
+        self.model.eval()
+        dataset = cfg.test_dataloader.dataset
+        self.scope = cfg.get('default_scope', 'eff_plugins')
+        steps = [t for t in dataset.pipeline if t['type'].split('.')[-1] not in _TRUTH]
+        if self.scope == 'eff_plugins' and steps[0]['type'].split('.')[-1] != 'LoadImage':
+            steps.insert(0, dict(type='LoadImage'))
+        self.pipeline = Compose(steps)
+        self.visualizer = VISUALIZERS.build(cfg.get('visualizer') or dict(type='Visualizer'))
+        self.visualizer.dataset_meta = meta.get('dataset_meta') or dict(dataset.get('metainfo') or {})
+
+    def _data_info(self, path: str) -> dict[str, Any]:
+        if self.scope == 'mmaction':
+            return dict(filename=path, label=-1, start_index=0, modality='RGB')
+        if self.scope == 'mmdet3d':
+            return dict(lidar_points=dict(lidar_path=path), lidar_path=path)
+        return dict(img_path=path, img_id=0)
+
+    def __call__(self, path: str) -> Any:
+        """The framework's data sample for one file, predictions included.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It does not decode.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no such file')
+        try:
+            data = self.pipeline(self._data_info(path))
+        except (AttributeError, TypeError, OSError, RuntimeError) as error:
+            raise ValueError(f'{path} could not be read by the test pipeline: {error}') from error
+        if data is None:
+            raise ValueError(f'{path} does not decode; is it a damaged or foreign file?')
+        return self.model.test_step(pseudo_collate([data]))[0]
+
+    def draw(self, path: str, sample: Any, out: Path) -> None:
+        """Draw ``sample`` over the file and save it at ``out`` (a picture)."""
+        if self.scope == 'mmdet3d':
+            from eff_plugins.visualization.bev import draw_bev_file
+
+            draw_bev_file(path, sample, out)
+            return
+        image = _middle_frame(path) if self.scope == 'mmaction' else _read(path)
+        if self.scope == 'mmaction':
+            from eff_plugins.visualization.classification import ClsVisualizer
+
+            sample.pred_scores = sample.pred_score
+            classes = dict(self.visualizer.dataset_meta or {}).get('classes')
+            drawer = ClsVisualizer()
+            drawer.dataset_meta = dict(classes=classes)
+            drawer.add_datasample('infer', image, sample, draw_gt=False, out_file=str(out))
+            return
+        options = dict(pred_score_thr=0.3) if self.scope == 'mmdet' else {}
+        self.visualizer.add_datasample('infer', image, sample, draw_gt=False, out_file=str(out), **options)
+
+
+def _read(path: str) -> np.ndarray:
+    from eff_plugins.datasets.transforms import read_image
+
+    return read_image(path)
+
+
+def _middle_frame(path: str) -> np.ndarray:
+    """The frame in the middle of a video, (H, W, 3) uint8 RGB."""
+    import cv2
+
+    video = cv2.VideoCapture(path)
+    video.set(cv2.CAP_PROP_POS_FRAMES, video.get(cv2.CAP_PROP_FRAME_COUNT) // 2)
+    ok, frame = video.read()
+    if not ok:
+        raise ValueError(f'{path} does not decode as a video')
+    return np.ascontiguousarray(frame[..., ::-1])
+
+
+def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Tile pictures of one size (H, W, 3) row by row; the last row is filled with white."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * height, i % columns * width
+        canvas[top : top + height, left : left + width] = picture
+    return canvas

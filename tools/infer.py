@@ -1,0 +1,39 @@
+"""Draw a trained model's results on your own pictures (or videos, or point clouds)."""
+
+import argparse
+from pathlib import Path
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.engine.infer import Inferencer, grid
+from eff_plugins.engine.runs import check_checkpoint, friendly, load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('inputs', nargs='+', metavar='FILE')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the drawings')
+    parser.add_argument('--grid', metavar='PNG', help='also tile the drawings (of one size) into this picture')
+    args = parser.parse_args()
+    check_checkpoint(args.checkpoint)
+    run = Inferencer(load_config(args.config), args.checkpoint)
+    drawn = []
+    for path in args.inputs:
+        target = Path(args.out) / f'{Path(path).stem}.png'
+        run.draw(path, run(path), target)
+        drawn.append(target)
+        print(f'{path} -> {target}')
+    if args.grid:
+        import cv2
+
+        pictures = [cv2.imread(str(path)) for path in drawn]
+        if len({p.shape for p in pictures}) > 1:
+            raise ValueError('--grid needs drawings of one size')
+        Path(args.grid).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(args.grid, grid(pictures, columns=min(4, len(pictures))))
+        print(f'grid -> {args.grid}')
+
+
+if __name__ == '__main__':
+    friendly(main)
