@@ -13,7 +13,7 @@ compat.apply()
 _LAZY = {
     'InvertedResidualNet': '.models.image.inverted_residual',
     'TemporalShift': '.models.video.temporal_shift',
-    'adapt': '.adapt',
+    'adapt': '.config_adapter',
     'get_model': '.hub',
     'list_models': '.hub',
 }

@@ -41,6 +41,7 @@ TYPES: dict[str, dict[str, str]] = {
         'PadCrop': '.datasets.transforms',
         'FlipImage': '.datasets.transforms',
         'PackClsInputs': '.datasets.transforms',
+        'PointsInCameraView': '.datasets.kitti_raw',
     },
     'metric': {
         'Accuracy': '.evaluation.accuracy',

@@ -12,7 +12,9 @@ from eff_plugins.profiling.macs import count_macs, profile_rows
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='backbone alone, on a picture of this size')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'), help='backbone alone, on a picture of this size'
+    )
     parser.add_argument('--depth', type=int, default=3, help='how many levels of modules to list')
     args = parser.parse_args()
     cfg = load_config(args.config)

@@ -41,10 +41,14 @@ class ArrayImageDataset(BaseDataset):
             )
         with np.load(path, allow_pickle=False) as arrays:
             if not {'images', 'labels'} <= set(arrays):
-                raise ValueError(f"{path} holds {sorted(arrays)}; it needs 'images' (N, H, W, 3) uint8 and 'labels' (N,)")
+                raise ValueError(
+                    f"{path} holds {sorted(arrays)}; it needs 'images' (N, H, W, 3) uint8 and 'labels' (N,)"
+                )
             self._images, labels = arrays['images'], arrays['labels']
         if self._images.ndim != 4 or self._images.shape[3] != 3 or len(self._images) != len(labels):
-            raise ValueError(f'{path}: images {self._images.shape} and labels {labels.shape} do not fit (N, H, W, 3), (N,)')
+            raise ValueError(
+                f'{path}: images {self._images.shape} and labels {labels.shape} do not fit (N, H, W, 3), (N,)'
+            )
         if 'classes' not in self._metainfo:
             self._metainfo['classes'] = tuple(str(i) for i in range(int(labels.max()) + 1))
         return [{'index': i, 'gt_label': int(label)} for i, label in enumerate(labels)]

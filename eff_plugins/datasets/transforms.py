@@ -84,7 +84,9 @@ class CenterCrop(_ImageTransform):
     def apply(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         if min(height, width) < self.size:
-            raise ValueError(f'a {width}x{height} picture is smaller than the {self.size}x{self.size} crop; resize it first')
+            raise ValueError(
+                f'a {width}x{height} picture is smaller than the {self.size}x{self.size} crop; resize it first'
+            )
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         return image[top : top + self.size, left : left + self.size]
 

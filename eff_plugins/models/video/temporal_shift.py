@@ -71,8 +71,8 @@ class TemporalShift(BaseModule):
     """Any residual 2D backbone as a video backbone: (N * T, C, H, W) -> (N * T, C', H', W'), the last map.
 
     The shift enters the residual branches, not the shortcuts, so every frame keeps its own features. One tensor is
-    returned because the 2D recognisers of mmaction2 want one. The backbone's keys, below ``backbone.``, are those of the
-    image network: its ``init_cfg`` loads image weights strictly.
+    returned because the 2D recognisers of mmaction2 want one. Below ``backbone.`` the keys are those of the image
+    network: its ``init_cfg`` loads image weights strictly.
 
     Args:
         backbone: Config of the backbone (or the module itself), with at least one block as

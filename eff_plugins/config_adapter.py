@@ -51,7 +51,9 @@ def adapt(cfg: Config) -> Config:
             _fill(model, backbone_channels(model['backbone']), everything=swapped)
     left = _places(model)
     if left:
-        raise ValueError(f"adapt cannot tell what in_channels='auto' is at model.{', model.'.join(left)}; write the number")
+        raise ValueError(
+            f"adapt cannot tell what in_channels='auto' is at model.{', model.'.join(left)}; write the number"
+        )
     return cfg
 
 
