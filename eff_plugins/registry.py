@@ -53,6 +53,7 @@ TYPES: dict[str, dict[str, str]] = {
         'ResumeStateHook': '.engine.resume',
         'FiniteLossHook': '.engine.finite_loss',
         'ClsVisualizationHook': '.visualization.classification',
+        'BevVisualizationHook': '.visualization.bev',
     },
     'optim_wrapper': {
         'CpuAmpOptimWrapper': '.engine.amp',
