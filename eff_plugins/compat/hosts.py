@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.util
+import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 # import name -> extra of this package that installs it
 EXTRAS = {
+    'mmengine': 'engine',
     'mmcv': 'det',
     'mmdet': 'det',
     'mmseg': 'seg',
@@ -49,7 +52,18 @@ def require(name: str, needed_by: str) -> types.ModuleType:
 
 def register_config_package() -> None:
     """Make ``_base_ = 'eff_plugins::...'`` known to mmengine, which asserts that a package is in its table."""
-    from mmengine.config.utils import MODULE2PACKAGE
+    try:
+        from mmengine.config.utils import MODULE2PACKAGE
+    except ModuleNotFoundError as error:
+        if error.name == 'pkg_resources':
+            remedy = "mmengine needs pkg_resources, which setuptools 82 dropped: pip install 'setuptools<82'"
+        elif error.name == 'mmengine':
+            remedy = (
+                "pip install 'eff_plugins[engine]' (or onedl-mmengine, the maintained fork of the same import name)"
+            )
+        else:
+            remedy = f'mmengine does not import: pip install {error.name}'
+        raise MissingExtraError(f'eff_plugins needs mmengine. {remedy}') from error
 
     MODULE2PACKAGE.setdefault('eff_plugins', 'eff_plugins')
 
@@ -96,6 +110,27 @@ class DRN:
     def __init__(self, *args, **kwargs):
         raise NotImplementedError('DRN is missing from the mmaction2 1.2.0 wheel; install mmaction2 from source')
 '''
+
+
+def repair_mmaction() -> str:
+    """Write :data:`DRN_STAND_IN` into an installed mmaction2 that lacks the module; returns what was done.
+
+    Raises:
+        OSError: The environment cannot be written.
+    """
+    spec = importlib.util.find_spec('mmaction')
+    if spec is None or spec.origin is None:
+        return 'mmaction2 is not installed, nothing to repair'
+    target = Path(spec.origin).parent / 'models' / 'localizers' / 'drn'
+    if (target / 'drn.py').is_file():
+        return 'mmaction2 is complete'
+    target.mkdir(parents=True, exist_ok=True)
+    # drn.py last: only with it does the package count as complete
+    for name, text in (('__init__.py', ''), ('drn.py', DRN_STAND_IN)):
+        partial = target / f'.{name}.{os.getpid()}'
+        partial.write_text(text)
+        partial.replace(target / name)
+    return f'wrote the module that the mmaction2 wheel lacks: {target}'
 
 
 def mend_mmaction() -> None:
