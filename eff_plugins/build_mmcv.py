@@ -6,12 +6,14 @@ distribution neither compiles (it asks for C++17; torch's headers need C++20, op
 which takes minutes instead of half an hour and yields the same operators. The wheel is kept in a cache folder per
 mmcv, torch, CUDA, Python and platform, so that the next environment on the machine only installs it.
 
-With a GPU visible to torch and ``nvcc`` at hand the CUDA operators are compiled too, for that GPU alone.
+With a GPU visible to torch and ``nvcc`` at hand the CUDA operators are compiled too, for that GPU alone. That route has
+not been tried on a GPU yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -27,6 +29,8 @@ MMCV_VERSION = '2.1.0'
 _ALONE = ('roi_align.cpp', 'roi_align_rotated.cpp', 'rotated_feature_align.cpp')
 # psamask.cpp defines the macros `min` and `max`; whatever follows it would not compile.
 _LAST = 'psamask.cpp'
+# mmcv's setup.py imports pkg_resources, which setuptools 82 dropped
+BUILD_TOOLS = ('setuptools', 'pkg_resources', 'wheel', 'ninja')
 _CSRC = Path('mmcv/ops/csrc/pytorch')
 
 
@@ -109,13 +113,22 @@ def patch_sources(tree: Path) -> None:
     _group_sources(tree / _CSRC / 'cpu', 'operators_cpu.cpp', _ALONE)
 
 
-def build_wheel(out: Path, jobs: int) -> Path:
-    """Build the wheel into ``out`` (created atomically: a broken build leaves nothing there) and return its path."""
-    if shutil.which(os.environ.get('CXX', 'c++')) is None:
+def _check_tools() -> None:
+    """Raise, with the remedy, when something that the build needs is absent; the build's own message says less."""
+    compiler = os.environ.get('CXX', 'c++')
+    if shutil.which(compiler) is None:
         raise BuildError(
-            'no C++ compiler found. Install one that knows C++20 (Debian, Ubuntu: apt-get install g++) '
+            f'no C++ compiler found ({compiler}). Install one that knows C++20 (Debian, Ubuntu: apt-get install g++) '
             'or point the environment variable CXX at it.'
         )
+    absent = [name for name in BUILD_TOOLS if importlib.util.find_spec(name) is None]
+    if absent:
+        raise BuildError(f"not installed: {', '.join(absent)}. pip install 'setuptools<82' wheel ninja")
+
+
+def build_wheel(out: Path, jobs: int) -> Path:
+    """Build the wheel into ``out`` (created atomically: a broken build leaves nothing there) and return its path."""
+    _check_tools()
     arch = _gpu_arch()
     env = {**os.environ, 'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(jobs), 'CFLAGS': '-O2 -g0'}
     if arch is not None:

@@ -3,7 +3,7 @@
 Six steps: the virtual environment, the pinned requirements, PyTorch's own check, the suite, mmcv's operators, the
 frameworks' check. Each leaves a stamp in ``.venv/.setup`` with a hash of what it depends on (the requirement files, the
 build script, the step before), so that a second call only compares hashes, an interrupted one goes on where it stopped
-and a changed pin is installed. Uses the standard library only and parses on any Python >= 3.7, to be able to say what is missing.
+and a changed pin is installed. Standard library only, for any Python >= 3.7, so that it can say what is missing.
 """
 
 import argparse
