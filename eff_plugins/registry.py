@@ -36,6 +36,7 @@ TYPES: dict[str, dict[str, str]] = {
     },
     'transform': {
         'LoadImage': '.datasets.transforms',
+        'OpenVideo': '.datasets.video',
         'ResizeShortSide': '.datasets.transforms',
         'CenterCrop': '.datasets.transforms',
         'PadCrop': '.datasets.transforms',
