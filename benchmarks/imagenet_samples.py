@@ -27,7 +27,7 @@ def reference_input(path: Path, size: int) -> torch.Tensor:
     width, height = picture.size
     scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     picture = picture.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (int(round((side - size) / 2)) for side in picture.size)
+    left, top = (round((side - size) / 2) for side in picture.size)
     array = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32)
     return torch.from_numpy((array.transpose(2, 0, 1) - 127) / 128)
 

@@ -4,4 +4,4 @@ _base_ = [
     '../_base_/schedules/adamw.py',
     '../_base_/seg_runtime.py',
 ]
-train_cfg = dict(max_epochs=24)
+train_cfg = dict(max_epochs=16)
