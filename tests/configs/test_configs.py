@@ -1,0 +1,81 @@
+"""Every config is built, trains one step and is tested, on tiny inputs, through the same runner that the tools use."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+from mmengine.config import ConfigDict
+
+from eff_plugins.engine.runs import build_runner, load_config
+from tests.tiny_data import write_tiny_data
+
+ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('*/*.py') if p.parent.name != '_base_')
+HOSTS = {'mmdet': 'mmdet', 'mmseg': 'mmseg', 'mmaction': 'mmaction', 'mmdet3d': 'mmdet3d'}
+
+
+@pytest.fixture(scope='module')
+def tiny_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    write_tiny_data(root)
+    before = {name: os.environ.get(name) for name in ('EFF_PLUGINS_DATA', 'EFF_PLUGINS_CACHE')}
+    os.environ['EFF_PLUGINS_DATA'] = str(root)
+    os.environ['EFF_PLUGINS_CACHE'] = str(root / 'cache')
+    yield root
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def shrink(cfg, work_dir):
+    """Two samples, one step, no workers, no download."""
+
+    def visit(part):
+        if isinstance(part, dict):
+            if str(part.get('type', '')).split('.')[-1].startswith('Digit') and 'split' in part:
+                part['generator'] = dict(count=4)
+            if isinstance(part.get('init_cfg'), dict):
+                part['init_cfg'] = None
+            for value in part.values():
+                visit(value)
+        elif isinstance(part, (list, tuple)):
+            for value in part:
+                visit(value)
+
+    visit(cfg._cfg_dict)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg[name]
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset['indices'] = 2
+    cfg.train_cfg = ConfigDict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1000)
+    cfg.default_hooks.logger.interval = 1
+    cfg.work_dir = str(work_dir)
+    cfg.log_level = 'WARNING'
+    return cfg
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_config_trains_and_tests(config, tiny_root, tmp_path):
+    cfg = load_config(str(ROOT / config))
+    host = HOSTS.get(cfg.default_scope)
+    if host:
+        pytest.importorskip(host)
+    cfg = shrink(cfg, tmp_path)
+    cfg.experiment_name = config.replace('/', '_')
+    runner = build_runner(cfg)
+    runner.train()
+    losses = [float(value) for key, (value, _) in _scalars(runner).items() if key == 'train/loss']
+    assert losses and all(math.isfinite(loss) for loss in losses)
+    assert list(Path(tmp_path).glob('epoch_1.pth'))
+    metrics = runner.test()
+    assert metrics and all(value is not None for value in metrics.values())
+
+
+def _scalars(runner):
+    return {key: (buffer.current(), None) for key, buffer in runner.message_hub.log_scalars.items()}
+
+
+def test_there_is_a_readme_and_a_metafile_for_each_family():
+    for folder in sorted(p for p in ROOT.iterdir() if p.is_dir() and p.name != '_base_'):
+        assert (folder / 'README.md').is_file(), folder.name
+        assert (folder / 'metafile.yml').is_file(), folder.name
