@@ -7,6 +7,7 @@ and its http route goes through ``torch.hub``, which still loads with ``weights_
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.abc
 import importlib.util
@@ -78,10 +79,13 @@ def safe_load(path: str | os.PathLike[str] | IO[bytes], map_location: Any = 'cpu
         with _allow_list(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Detected pickle protocol')
             return resolve(torch.load(source, map_location=map_location, weights_only=True), {})
-    except (torch.OutOfMemoryError, MemoryError, OSError):
+    except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        if 'CUDA device' in str(error) or 'CUDA error' in str(error):  # a matter of the machine, not of the file
+        # A matter of the machine, not of the file; but torch's reader seeks to places that a cut file does not have (EINVAL)
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        if 'CUDA device' in str(error) or 'CUDA error' in str(error):
             raise
         raise _explain(error, name, source) from None
 
