@@ -112,7 +112,9 @@ class RawKittiDataset(KittiDataset):
             empty_boxes += len(objects) - len(kept)
             data_list.append(self.parse_data_info(self._raw_info(frame, kept)))
         if empty_boxes:
-            print_log(f'{self.data_root}: skipped {empty_boxes} objects whose 3D box has no volume', 'current', level=30)
+            print_log(
+                f'{self.data_root}: skipped {empty_boxes} objects whose 3D box has no volume', 'current', level=30
+            )
         if not self.test_mode and self.filter_empty_gt and not any(self.num_ins_per_cat):
             raise ValueError(
                 f'{self.data_root}: none of the {len(data_list)} frames has an object of {self.metainfo["classes"]}; '
@@ -135,7 +137,7 @@ class RawKittiDataset(KittiDataset):
         classes = self.METAINFO['classes']
         instances = [_instance(obj, classes) for obj in objects if obj.name != 'DontCare']
         return {
-            'sample_idx': int(frame) if frame.isdecimal() else frame,
+            'frame': frame,
             'lidar_points': {'lidar_path': f'{frame}.bin', 'num_pts_feats': 4},
             'images': {
                 'CAM2': {
@@ -204,12 +206,14 @@ class PointsInCameraView(BaseTransform):
     What mmdet3d writes to disk as ``velodyne_reduced``, done while loading. Put it right after ``LoadPointsFromFile``,
     before any transform that moves the points.
 
-    Required keys: ``points`` (mmdet3d ``BasePoints``), ``lidar2img`` (4, 4), ``image_size`` (height, width).
-    Modified keys: ``points``.
+    Required keys: ``points`` (mmdet3d ``BasePoints``); ``lidar2img`` (4, 4) and ``image_size`` (height, width), without which
+    (a user's bare velodyne file) all points stay. Modified keys: ``points``.
     """
 
     def transform(self, results: dict) -> dict:
         """Cut the points; a frame with none in view is an error, since its calibration must be wrong."""
+        if 'lidar2img' not in results:
+            return results
         points = results['points']
         pixels, depth = project_to_image(points.tensor[:, :3].numpy(), np.asarray(results['lidar2img']))
         height, width = results['image_size']
