@@ -107,6 +107,7 @@ class RawKittiDataset(KittiDataset):
         empty_boxes = 0
         data_list = []
         for frame in self._frame_ids():
+            self._check_points(frame)
             objects = read_label(self._folder('label_2') / f'{frame}.txt') if self._labelled else []
             kept = [obj for obj in objects if obj.name == 'DontCare' or obj.has_volume]
             empty_boxes += len(objects) - len(kept)
@@ -122,8 +123,8 @@ class RawKittiDataset(KittiDataset):
             )
         return data_list
 
-    def _raw_info(self, frame: str, objects: list[KittiObject]) -> dict:
-        """One frame as mmdet3d's info files describe it."""
+    def _check_points(self, frame: str) -> None:
+        """Fail now, not in the middle of an epoch, where a point file is missing or cut off."""
         points = self._folder('velodyne') / f'{frame}.bin'
         if not points.is_file():
             raise FileNotFoundError(f'no velodyne file {points} for frame {frame}')
@@ -132,6 +133,9 @@ class RawKittiDataset(KittiDataset):
                 f'{points}: {points.stat().st_size} bytes is no whole number of points (x, y, z, reflectance as float32); '
                 'the file is empty or cut off'
             )
+
+    def _raw_info(self, frame: str, objects: list[KittiObject]) -> dict:
+        """One frame as mmdet3d's info files describe it."""
         calibration = read_calibration(self._folder('calib') / f'{frame}.txt')
         height, width = _image_size(self._folder('image_2'), frame)
         classes = self.METAINFO['classes']
