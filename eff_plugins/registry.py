@@ -28,6 +28,7 @@ TYPES: dict[str, dict[str, str]] = {
         'ArrayImageDataset': '.datasets.classification',
         'FolderImageDataset': '.datasets.classification',
         'DigitDetDataset': '.datasets.digits_mmdet',
+        'SegFolderDataset': '.datasets.seg_folder',
         'CocoDataset': '.datasets.coco',
         'DigitSegDataset': '.datasets.digits_mmseg',
         'DigitClsDataset': '.datasets.classification',
@@ -36,7 +37,10 @@ TYPES: dict[str, dict[str, str]] = {
     },
     'transform': {
         'LoadImage': '.datasets.transforms',
+        'LoadClip': '.datasets.digits_mmaction',
+        'LoadPicture': '.datasets.loading',
         'OpenVideo': '.datasets.video',
+        'FrameDifference': '.datasets.video',
         'ResizeShortSide': '.datasets.transforms',
         'CenterCrop': '.datasets.transforms',
         'PadCrop': '.datasets.transforms',

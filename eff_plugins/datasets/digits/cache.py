@@ -54,12 +54,11 @@ def _full_arguments(make: Callable[..., None], split: str, arguments: dict[str, 
     return {name: value for name, value in bound.arguments.items() if name != 'root'}
 
 
-def _version() -> str:
-    """Hash of the code that makes the sets: a changed generator never meets an old set."""
+def _version(kind: str) -> str:
+    """Hash of the code that makes a kind of set: a changed generator never meets an old set."""
     digest = hashlib.sha256()
-    for name in ('sources', 'scenes', 'pictures', 'clips', 'shapes', 'storage'):
-        path = Path(__file__).with_name(f'{name}.py')
-        digest.update(path.read_bytes() if path.exists() else b'')
+    for name in ('sources', 'scenes', 'storage', KINDS[kind][0]):
+        digest.update(Path(__file__).with_name(f'{name}.py').read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -80,7 +79,7 @@ def ensure_digits(kind: str, split: str, **arguments: Any) -> Path:
     """
     make = generator(kind)
     full = _full_arguments(make, split, arguments)
-    record = json.dumps({'kind': kind, **full, 'version': _version()}, sort_keys=True)
+    record = json.dumps({'kind': kind, **full, 'version': _version(kind)}, sort_keys=True)
     target = cache_folder() / f'{kind}-{split}-{hashlib.sha256(record.encode()).hexdigest()[:12]}'
     if target.is_dir():
         return target

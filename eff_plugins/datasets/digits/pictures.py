@@ -108,7 +108,7 @@ def generate_segmentation(
     *,
     seed: int = 0,
     count: int | None = None,
-    size: int = 256,
+    size: int = 320,
     digits: tuple[int, int] = (3, 8),
     digit_size: tuple[int, int] = (24, 96),
 ) -> None:

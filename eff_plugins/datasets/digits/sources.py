@@ -65,7 +65,7 @@ def template(index: int) -> np.ndarray:
     padded = np.pad(_digits()[0][index] / 16, 2)
     big = cv2.resize(padded, (TEMPLATE, TEMPLATE), interpolation=cv2.INTER_CUBIC)
     big = cv2.GaussianBlur(big, (0, 0), TEMPLATE / 60)
-    return np.clip((big - 0.2) / 0.25, 0, 1).astype(np.float32)
+    return np.clip((big - 0.25) / 0.25, 0, 1).astype(np.float32)
 
 
 def pick_digit(rng: np.random.Generator, split: str, label: int | None = None) -> tuple[int, int]:
