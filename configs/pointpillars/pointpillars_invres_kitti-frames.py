@@ -47,6 +47,7 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.01), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0)))
 )
-train_cfg = dict(max_epochs=20)
-default_hooks = dict(logger=dict(interval=5), checkpoint=dict(interval=5))
+# An epoch is one iteration of all three frames.
+train_cfg = dict(max_epochs=200)
+default_hooks = dict(checkpoint=dict(interval=25))
 visualizer = dict(type='Visualizer', name='visualizer')

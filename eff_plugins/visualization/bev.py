@@ -59,9 +59,9 @@ def draw_bev(
     place = np.floor(to_pixels(points[:, :2])).astype(int)
     inside = (place >= 0).all(1) & (place[:, 0] < width) & (place[:, 1] < height)
     shade = np.uint8(np.clip((points[inside, 2] + 2.5) / 4.0, 0, 1) * 255)
-    colours = cv2.applyColorMap(shade.reshape(-1, 1), cv2.COLORMAP_VIRIDIS).reshape(-1, 3)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS).reshape(256, 3)
     # a wash of light: no point is as bright as a box
-    canvas[place[inside, 1], place[inside, 0]] = np.uint8(colours * 0.6 + 70)
+    canvas[place[inside, 1], place[inside, 0]] = np.uint8(table[shade] * 0.6 + 70)
 
     if truth is not None:
         for box in truth:

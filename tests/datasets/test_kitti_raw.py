@@ -14,14 +14,8 @@ from mmdet3d.structures import Box3DMode
 from mmengine.registry import init_default_scope
 
 from eff_plugins.registry import DATASETS
+from tests.kitti_layout import CAR, P2, write_kitti
 
-P2 = '700 0 600 45 0 700 180 -0.3 0 0 1 0.005'
-ROTATION = '1 0 0 0 1 0 0 0 1'
-VELO = '0 -1 0 0.02 0 0 -1 -0.06 1 0 0 -0.3'
-CAR = 'Car 0.10 1 -1.57 550.0 150.0 650.0 210.0 1.5 1.6 4.0 1.0 1.7 20.0 -1.5'
-DONT_CARE = 'DontCare -1 -1 -10 500 170 590 190 -1 -1 -1 -1000 -1000 -1000 -10'
-MISC = 'Misc 0.00 0 -1.82 804.79 167.34 995.43 327.94 1.63 1.48 2.37 3.23 1.59 8.55 -1.47'
-FLAT = 'Car 0.00 0 0 550.0 150.0 650.0 210.0 0 1.6 4.0 1.0 1.7 20.0 0'
 CLASSES = dict(classes=('Pedestrian', 'Cyclist', 'Car'))
 RANGE = [0, -40, -3, 70, 40, 1]
 LOAD = [
@@ -45,19 +39,7 @@ def _scope():
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three frames in KITTI's layout; no pictures but one."""
-    rng = np.random.default_rng(0)
-    for folder in ('velodyne', 'calib', 'label_2', 'image_2'):
-        (tmp_path / 'training' / folder).mkdir(parents=True)
-    labels = {'000000': [CAR, DONT_CARE], '000003': [CAR, MISC, FLAT], '000007': []}
-    for frame, lines in labels.items():
-        points = np.column_stack([rng.uniform(-50, 50, (500, 2)), rng.uniform(-2, 1, 500), rng.random(500)])
-        points.astype(np.float32).tofile(tmp_path / f'training/velodyne/{frame}.bin')
-        (tmp_path / f'training/calib/{frame}.txt').write_text(
-            f'P0: {P2}\nP2: {P2}\nR0_rect: {ROTATION}\nTr_velo_to_cam: {VELO}\n\n'
-        )
-        (tmp_path / f'training/label_2/{frame}.txt').write_text('\n'.join(lines) + '\n')
-    return tmp_path
+    return write_kitti(tmp_path)
 
 
 def build(root: Path, **kwargs):

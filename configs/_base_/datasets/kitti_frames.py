@@ -27,13 +27,7 @@ train_dataloader = dict(
     batch_size=3,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='RepeatDataset',
-        times=10,
-        dataset=dict(
-            type='eff_plugins.RawKittiDataset', data_root=data_root, metainfo=metainfo, pipeline=train_pipeline
-        ),
-    ),
+    dataset=dict(type='eff_plugins.RawKittiDataset', data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=1,
