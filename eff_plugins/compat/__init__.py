@@ -10,9 +10,10 @@ __all__ = ['MissingExtraError', 'apply', 'require']
 
 def apply() -> None:
     """Install every run-time fix; calling it again changes nothing."""
-    from . import hosts, loading
+    from . import distributed, hosts, loading
 
     hosts.register_config_package()
     hosts.register_checkpoint_prefixes()
     hosts.mend_mmaction()
     loading.install()
+    distributed.install()

@@ -8,9 +8,6 @@ and its http route goes through ``torch.hub``, which still loads with ``weights_
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.abc
-import importlib.util
 import io
 import os
 import pickletools
@@ -23,10 +20,11 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
 from typing import IO, Any
 
 import torch
+
+from .patching import patch_module
 
 TRUST_VARIABLE = 'EFF_PLUGINS_TRUST_CHECKPOINTS'
 LOADER_MODULE = 'mmengine.runner.checkpoint'
@@ -288,6 +286,8 @@ class _GuardedTorch(types.ModuleType):
 
 def _patch(module: types.ModuleType) -> None:
     """Put the guarded loads into mmengine's loader module (the same in the maintained fork)."""
+    if isinstance(getattr(module, 'torch', None), _GuardedTorch):
+        return
     if not hasattr(module, 'torch') or not hasattr(module, 'CheckpointLoader'):
         warnings.warn(
             f'eff_plugins does not know this {module.__name__}: its checkpoint loading is NOT guarded; load only files '
@@ -304,36 +304,6 @@ def _patch(module: types.ModuleType) -> None:
             other.load_url = _guarded_load_url  # type: ignore[attr-defined]
 
 
-class _PatchOnImport(importlib.abc.MetaPathFinder):
-    """Patches the loader when it is imported, so that ``import eff_plugins`` need not import ``mmengine.runner``."""
-
-    busy = False
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if fullname != LOADER_MODULE or self.busy:
-            return None
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: types.ModuleType) -> None:
-            execute(module)
-            _patch(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 def install() -> None:
     """Guard mmengine's loader, now or when it is imported; calling it again changes nothing."""
-    module = sys.modules.get(LOADER_MODULE)
-    if module is not None:
-        if not isinstance(getattr(module, 'torch', None), _GuardedTorch):
-            _patch(module)
-    elif not any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _PatchOnImport())
+    patch_module(LOADER_MODULE, _patch)

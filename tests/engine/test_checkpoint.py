@@ -101,7 +101,7 @@ def test_commit_file_replaces(tmp_path):
         with open(partial_path(final), 'w') as file:
             file.write(content)
         commit_file(partial_path(final), final)
-        assert open(final).read() == content
+        assert (tmp_path / 'a.pth').read_text() == content
     assert os.listdir(tmp_path) == ['a.pth']
 
 

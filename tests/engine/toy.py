@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
+from mmengine.runner import runner as runner_module
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -41,7 +42,7 @@ class ToyModel(BaseModel):
 class ToyData(Dataset):
     metainfo = {'classes': ('a', 'b')}
 
-    def __init__(self, size=20):
+    def __init__(self, size=23):
         self.size = size
 
     def __len__(self):
@@ -177,9 +178,46 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
-if __name__ == '__main__':
-    torch.set_num_threads(1)
-    options = arguments()
+def main(argv=None):
+    # most of a tiny run's time otherwise: formatting the config for each checkpoint, asking compilers for versions
+    Config.pretty_text = property(lambda self: 'toy')
+    runner_module.collect_env = dict
+    options = arguments(argv)
     if options.kill_in_save:
         kill_in_save(options.kill_in_save)
     Runner.from_cfg(Config(config(options))).train()
+
+
+def serve():
+    """Run one command line of standard input after the other in a process of its own, so that imports are paid once."""
+    import sys
+    import traceback
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            log = os.open(command['log'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ.update(command['environment'])
+            code = 1
+            try:
+                main(command['argv'])
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    if os.environ.get('TOY_SERVE'):
+        serve()
+    else:
+        main()
