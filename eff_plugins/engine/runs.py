@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from eff_plugins.compat.loading import CheckpointError
 from eff_plugins.config_adapter import adapt
 from eff_plugins.hub.fetch import FetchError, sha256_of
 
@@ -132,7 +133,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def friendly(main: Callable[[], None]) -> None:
     """Run a tool; a user's mistake ends in one line on stderr and exit status 1 (EFF_PLUGINS_DEBUG=1 shows where)."""
-    known = (FileNotFoundError, ValueError, ImportError, FetchError, KeyError, FloatingPointError)
+    known = (FileNotFoundError, ValueError, ImportError, FetchError, CheckpointError, KeyError, FloatingPointError)
     if os.environ.get('EFF_PLUGINS_DEBUG') == '1':
         main()
         return

@@ -29,7 +29,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='BaseSegDataset',
+        type='eff_plugins.SegFolderDataset',
         data_root=data_root,
         metainfo=metainfo,
         img_suffix='.jpg',
@@ -44,7 +44,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='BaseSegDataset',
+        type='eff_plugins.SegFolderDataset',
         data_root=data_root,
         metainfo=metainfo,
         img_suffix='.jpg',
