@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from eff_plugins.registry import HOOKS
 
-_SPAN = (0.0, -25.0, 65.0, 25.0)  # x min, y min, x max, y max; metres
+_SPAN = (0.0, -21.0, 65.0, 21.0)  # x min, y min, x max, y max; metres
 _TRUTH_COLOUR = (90, 230, 90)  # BGR, like all colours here
 _COLOURS = ((60, 130, 255), (255, 200, 60), (80, 80, 255), (230, 90, 230), (60, 230, 230))
 

@@ -68,7 +68,7 @@ def test_sample_to_file(tmp_path):
     np.random.default_rng(0).uniform(0, 30, (200, 4)).astype(np.float32).tofile(cloud)
     out = tmp_path / 'new' / 'picture.png'
     draw_bev_file(cloud, sample, out)
-    assert cv2.imread(str(out)).shape == (800, 1040, 3)
+    assert cv2.imread(str(out)).shape == (672, 1040, 3)
     cloud.write_bytes(b'123')
     with pytest.raises(ValueError, match=r'cloud\.bin: .*no whole number of points'):
         draw_bev_file(cloud, sample, out)
