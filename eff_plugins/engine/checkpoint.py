@@ -97,6 +97,8 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: As for ``mmengine.hooks.CheckpointHook``.
     """
 
+    file_backend: Any
+
     def before_train(self, runner: Any) -> None:
         """Find the folder, remove what a killed run left half-written, drop checkpoints that it had still to delete."""
         super().before_train(runner)
@@ -134,7 +136,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _is_local(self, runner: Any) -> bool:
         # strategies of FlexibleRunner write folders of shards from all ranks: those are left to them
-        backend: Any = getattr(self.file_backend, '_backend', self.file_backend)
+        backend = getattr(self.file_backend, '_backend', self.file_backend)
         backend = getattr(backend, 'client', backend)
         local = isinstance(backend, LocalBackend) or type(backend).__name__ == 'HardDiskBackend'
         return local and isinstance(getattr(runner, '_runner', runner), Runner)
@@ -142,7 +144,7 @@ class AtomicCheckpointHook(CheckpointHook):
     @contextmanager
     def _removing_late(self) -> Iterator[None]:
         """Let every removal wait until the block, with its saves, has succeeded."""
-        backend: Any = self.file_backend
+        backend = self.file_backend
         late = _LateRemovals(backend)
         self.file_backend = late
         try:

@@ -193,6 +193,9 @@ def serve():
     import sys
     import traceback
 
+    import matplotlib.pyplot  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
     for line in sys.stdin:
         command = json.loads(line)
         child = os.fork()
