@@ -204,6 +204,7 @@ class TestSetupEnv:
         [
             ('OSError: [Errno 28] No space left on device', 'disk is full'),
             ('NewConnectionError(...): [Errno 111]\nNo matching distribution found for torch', 'cannot be reached'),
+            ('ERROR: Could not find a version ... (from versions: none)\nNo matching distribution', 'or does not have'),
             ('ERROR: No matching distribution found for torch==2.13.0', 'no wheel of that pin'),
             ('fatal error: Python.h: No such file or directory', 'apt-get install python3-dev'),
         ],

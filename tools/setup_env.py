@@ -30,9 +30,13 @@ HINTS = (
         'the connection broke off: call make again, it goes on from here',
     ),
     (
+        ('(from versions: none)',),
+        'the package index cannot be reached or does not have these packages: check the network, the proxy (HTTPS_PROXY) '
+        'and the index (PIP_INDEX_URL)',
+    ),
+    (
         ('No matching distribution found', 'Could not find a version'),
-        'the package index has no wheel of that pin for this Python and platform (Linux x86-64 is what was tried), '
-        'or it cannot be reached: check the network and PIP_INDEX_URL',
+        'the package index has no wheel of that pin for this Python and platform (Linux x86-64 is what was tried)',
     ),
     (
         ('SSLError', 'CERTIFICATE_VERIFY_FAILED'),
@@ -135,7 +139,7 @@ class Setup:
             stream.seek(begin)
             output = stream.read().decode(errors='replace')
         if code != 0:
-            hint = explain(output) or fallback
+            hint = explain(output) or fallback or f'{Path(str(command[0])).name} said:'
             tail = '\n'.join(output.strip().splitlines()[-12:])
             raise SetupError(f'{hint}\n{tail}\n(exit {code}; full log: {self.log})')
 
