@@ -54,6 +54,7 @@ TYPES: dict[str, dict[str, str]] = {
     },
     'hook': {
         'AtomicCheckpointHook': '.engine.checkpoint',
+        'ClassCountHook': '.engine.class_count',
         'ChannelsLastHook': '.engine.channels_last',
         'ResumeStateHook': '.engine.resume',
         'FiniteLossHook': '.engine.finite_loss',

@@ -10,6 +10,7 @@ custom_hooks = [
     dict(type='eff_plugins.ResumeStateHook'),
     dict(type='eff_plugins.FiniteLossHook'),
     dict(type='eff_plugins.ChannelsLastHook'),
+    dict(type='eff_plugins.ClassCountHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,
