@@ -10,10 +10,11 @@ __all__ = ['MissingExtraError', 'apply', 'require']
 
 def apply() -> None:
     """Install every run-time fix; calling it again changes nothing."""
-    from . import distributed, hosts, loading
+    from . import distributed, hosts, loading, mmcv_ops
 
     hosts.register_config_package()
     hosts.register_checkpoint_prefixes()
     hosts.mend_mmaction()
     loading.install()
     distributed.install()
+    mmcv_ops.install()
