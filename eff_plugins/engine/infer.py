@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, VISUALIZERS
 from mmengine.runner import load_checkpoint
-from torch import nn
 
 # Transforms that read the truth, which a user's own files do not have.
 _TRUTH = ('LoadAnnotations', 'LoadAnnotations3D')
@@ -27,8 +27,7 @@ class Inferencer:
 
     def __init__(self, cfg: Config, checkpoint: str) -> None:
         self.cfg = cfg
-        model_cfg = cfg.model
-        self.model: nn.Module = MODELS.build(model_cfg)
+        self.model: BaseModel = MODELS.build(cfg.model)
         meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
         self.model.eval()
         dataset = cfg.test_dataloader.dataset

@@ -153,7 +153,7 @@ class InvertedResidualNet(BaseModule):
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
+            for block in stage.children():
                 if self.with_cp and x.requires_grad:
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
