@@ -1,6 +1,6 @@
 """Condense a training run into one small json: metrics, command, wall time and the loss epoch by epoch.
 
-python benchmarks/summarise_run.py WORK_DIR METRICS_JSON --command 'python tools/train.py ...' --out benchmarks/results/NAME.json
+python benchmarks/summarise_run.py WORK_DIR METRICS_JSON --command 'python ...' --out RESULT_JSON
 """
 
 import argparse
