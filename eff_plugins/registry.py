@@ -22,7 +22,6 @@ TYPES: dict[str, dict[str, str]] = {
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
         'TemporalShift': '.models.video.temporal_shift',
-        'LiteSegHead': '.models.decoders.lite_seg_head',
     },
     'dataset': {
         'ArrayImageDataset': '.datasets.classification',

@@ -1,1 +1,1 @@
-"""Networks: image and video backbones, classifiers and decoders."""
+"""Networks: image and video backbones and classifiers."""

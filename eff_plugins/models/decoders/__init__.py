@@ -1,1 +1,0 @@
-"""Decoders for dense prediction."""
