@@ -9,4 +9,4 @@ model = dict(
     backbone=dict(backbone=dict(frozen_stages=3, norm_eval=True)),
     cls_head=dict(num_classes=2, label_smooth_eps=0.1),
 )
-train_cfg = dict(max_epochs=15)
+train_cfg = dict(max_epochs=6)

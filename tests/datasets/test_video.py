@@ -48,3 +48,19 @@ def test_a_damaged_video_is_named(tmp_path, video):
 def test_a_missing_video_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'absent\.mp4'):
         open_video(tmp_path / 'absent.mp4')
+
+
+def test_frame_difference():
+    first = np.full((2, 4, 6, 3), 100, np.uint8)
+    second = np.stack([np.full((4, 6, 3), 110, np.uint8), np.full((4, 6, 3), 0, np.uint8)])
+    frames = [first[0], second[0], first[1], second[1]]
+    transform = TRANSFORMS.build(dict(type='eff_plugins.FrameDifference', gain=1.5))
+    results = transform({'imgs': frames, 'clip_len': 2})
+    assert [image.dtype for image in results['imgs']] == [np.uint8] * 2
+    assert [int(image.mean()) for image in results['imgs']] == [142, 0]  # 127 + 15; 127 - 150 is limited to 0
+    assert results['clip_len'] == 1
+
+
+def test_frame_difference_needs_pairs():
+    with pytest.raises(ValueError, match='clip_len=2, not clip_len=1'):
+        TRANSFORMS.build(dict(type='eff_plugins.FrameDifference'))({'imgs': [], 'clip_len': 1})
