@@ -12,7 +12,7 @@ train_pipeline = [
     *load_points,
     dict(type='LoadAnnotations3D', with_bbox_3d=True, with_label_3d=True),
     dict(type='RandomFlip3D', flip_ratio_bev_horizontal=0.5),
-    dict(type='GlobalRotScaleTrans', rot_range=[-0.1, 0.1], scale_ratio_range=[0.97, 1.03]),
+    dict(type='GlobalRotScaleTrans', rot_range=[-0.05, 0.05], scale_ratio_range=[0.98, 1.02]),
     dict(type='PointsRangeFilter', point_cloud_range=point_cloud_range),
     dict(type='ObjectRangeFilter', point_cloud_range=point_cloud_range),
     dict(type='PointShuffle'),
