@@ -1,13 +1,15 @@
 """mmcv's operators under autocast on a CPU.
 
 mmcv's CPU kernels (RoI align, NMS, deformable convolution ...) have no bf16 version and raise under ``--amp``. They run in
-fp32 there, as torch's own autocast does for operators that need it; on CUDA nothing changes.
+fp32 there, as torch's own autocast does for operators that need it; on CUDA nothing changes. mmdet's RoI extractors cast
+the boxes to the type of the features, and bf16 holds a coordinate of 400 pixels to 2 pixels only, so they get fp32 features.
 """
 
 from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import torch
 
@@ -30,6 +32,27 @@ def _patch(module: types.ModuleType) -> None:
                 cls.forward = staticmethod(cast)  # type: ignore[method-assign,assignment]
 
 
+def _features_to_fp32(extractor: torch.nn.Module, args: tuple) -> tuple:
+    if not torch.is_autocast_enabled('cpu') or not args or not isinstance(args[0], (tuple, list)):
+        return args
+    return tuple(f.float() if f.device.type == 'cpu' else f for f in args[0]), *args[1:]
+
+
+def _patch_extractor(module: types.ModuleType) -> None:
+    base = getattr(module, 'BaseRoIExtractor', None)
+    if base is None or hasattr(base.__init__, 'fp32_on_cpu'):
+        return
+    original = base.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.register_forward_pre_hook(_features_to_fp32)
+
+    init.fp32_on_cpu = True  # type: ignore[attr-defined]
+    base.__init__ = init
+
+
 def install() -> None:
     """Make mmcv's operators work under ``torch.autocast('cpu')``, now or when they are imported."""
     patch_module('mmcv.ops', _patch)
+    patch_module('mmdet.models.roi_heads.roi_extractors.base_roi_extractor', _patch_extractor)

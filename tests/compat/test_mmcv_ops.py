@@ -48,3 +48,16 @@ def test_nms_and_unchanged_outside_autocast():
         assert ops.nms(boxes.bfloat16(), scores.bfloat16(), 0.5)[1].tolist() == [1, 2]
     assert ops.nms(boxes, scores, 0.5)[1].tolist() == [1, 2]
     assert ops.roi_align(torch.ones(1, 1, 4, 4).double(), torch.zeros(1, 5).double(), (1, 1)).dtype == torch.float64
+
+
+def test_roi_extractor_keeps_the_precision_of_boxes():
+    extractors = pytest.importorskip('mmdet.models.roi_heads.roi_extractors')
+    layer = {'type': 'RoIAlign', 'output_size': 2, 'sampling_ratio': 0}
+    extractor = extractors.SingleRoIExtractor(layer, out_channels=1, featmap_strides=[4, 8])
+    ramp = torch.arange(128.0).expand(1, 1, 128, 128)
+    features = (ramp.contiguous(), ramp[..., :64, :64].contiguous())
+    rois = torch.tensor([[0, 401.0, 401.0, 431.0, 431.0], [0, 3.0, 3.0, 300.0, 300.0]])
+    expected = extractor(features, rois)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = extractor(tuple(f.bfloat16() for f in features), rois)  # the ramp is exact in bf16, the boxes are not
+    torch.testing.assert_close(out, expected)
