@@ -1,17 +1,21 @@
-# Embedded data: clips of one moving digit over a photograph, 96x96; the eight classes are motions, so that one frame says
-# nothing and mirroring is no augmentation.
+# Embedded data: clips of one moving digit over a photograph; the eight classes are motions, so that one frame says nothing
+# and mirroring is no augmentation. The input is eight differences of neighbouring frames, read at 64x64.
 train_pipeline = [
     dict(type='eff_plugins.LoadClip'),
-    dict(type='SampleFrames', clip_len=1, num_clips=8),
+    dict(type='SampleFrames', clip_len=2, frame_interval=1, num_clips=8, keep_tail_frames=True),
     dict(type='ArrayDecode'),
-    dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1),
+    dict(type='eff_plugins.FrameDifference'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='ColorJitter', brightness=0.0, contrast=0.3, saturation=0.3, hue=0.0),
     dict(type='FormatShape', input_format='NCHW'),
     dict(type='PackActionInputs'),
 ]
 test_pipeline = [
     dict(type='eff_plugins.LoadClip'),
-    dict(type='SampleFrames', clip_len=1, num_clips=8, test_mode=True),
+    dict(type='SampleFrames', clip_len=2, frame_interval=1, num_clips=8, test_mode=True),
     dict(type='ArrayDecode'),
+    dict(type='eff_plugins.FrameDifference'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCHW'),
     dict(type='PackActionInputs'),
 ]
