@@ -22,6 +22,7 @@ EXTRAS = {
     'mmaction': 'action',
     'mmdet3d': 'det3d',
     'sklearn': 'data',
+    'safetensors': 'engine',
 }
 
 
@@ -52,8 +53,28 @@ def require(name: str, needed_by: str) -> types.ModuleType:
         ) from error
 
 
+def _serve_config_folder(module: types.ModuleType) -> None:
+    """Let mmengine look for the suite's configs beside the package that is imported.
+
+    It looks in site-packages, where an editable installation (PEP 660) puts a pointer and no ``.mim`` folder.
+    """
+    original = getattr(module, 'get_installed_path', None)
+    if original is None or hasattr(original, 'knows_eff_plugins'):
+        return
+
+    def get_installed_path(package: str) -> str:
+        return str(Path(__file__).parents[1]) if package == 'eff_plugins' else original(package)
+
+    get_installed_path.knows_eff_plugins = True  # type: ignore[attr-defined]
+    module.get_installed_path = get_installed_path  # type: ignore[attr-defined]
+
+
 def register_config_package() -> None:
-    """Make ``_base_ = 'eff_plugins::...'`` known to mmengine, which asserts that a package is in its table."""
+    """Make ``_base_ = 'eff_plugins::...'`` known to mmengine, which asserts that a package is in its table.
+
+    Raises:
+        MissingExtraError: mmengine is absent or does not import; the message gives the command.
+    """
     try:
         from mmengine.config.utils import MODULE2PACKAGE
     except ModuleNotFoundError as error:
@@ -68,6 +89,7 @@ def register_config_package() -> None:
         raise MissingExtraError(f'eff_plugins needs mmengine. {remedy}') from error
 
     MODULE2PACKAGE.setdefault('eff_plugins', 'eff_plugins')
+    _serve_config_folder(importlib.import_module('mmengine.config.config'))
 
 
 def _register_prefixes(module: types.ModuleType) -> None:
