@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from PIL import Image
 
@@ -17,6 +16,7 @@ from eff_plugins.datasets.kitti_format import KittiObject, project_to_image, rea
 from eff_plugins.registry import DATASETS, TRANSFORMS
 
 require('mmdet3d', 'RawKittiDataset')
+from mmcv.transforms import BaseTransform  # noqa: E402
 from mmdet3d.datasets import KittiDataset  # noqa: E402
 
 # Frames whose picture is absent are cut to the size that most KITTI pictures have.
