@@ -147,7 +147,9 @@ def read_calibration(path: str | Path) -> KittiCalibration:
             found[key.strip()] = matrix
     missing = [key for key in shapes if key not in found]
     if missing:
-        raise ValueError(f'{path}: no line {", ".join(f"{key}:" for key in missing)}; is it a KITTI object calibration?')
+        raise ValueError(
+            f'{path}: no line {", ".join(f"{key}:" for key in missing)}; is it a KITTI object calibration?'
+        )
     return KittiCalibration(cam2img=found['P2'], lidar2cam=found['R0_rect'] @ found['Tr_velo_to_cam'])
 
 
