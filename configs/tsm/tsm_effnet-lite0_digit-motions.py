@@ -13,4 +13,4 @@ optim_wrapper = dict(
     optimizer=dict(lr=2e-3),
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))),
 )
-train_cfg = dict(max_epochs=5)
+train_cfg = dict(max_epochs=2)

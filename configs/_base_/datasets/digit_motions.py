@@ -5,6 +5,7 @@ train_pipeline = [
     dict(type='SampleFrames', clip_len=2, frame_interval=1, num_clips=8, keep_tail_frames=True),
     dict(type='ArrayDecode'),
     dict(type='eff_plugins.FrameDifference'),
+    dict(type='RandomResizedCrop', area_range=(0.75, 1.0), aspect_ratio_range=(0.85, 1.18)),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='ColorJitter', brightness=0.0, contrast=0.3, saturation=0.3, hue=0.0),
     dict(type='FormatShape', input_format='NCHW'),
@@ -24,7 +25,9 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='eff_plugins.DigitMotionDataset', split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='eff_plugins.DigitMotionDataset', split='train', generator=dict(count=4000), pipeline=train_pipeline
+    ),
 )
 val_dataloader = dict(
     batch_size=16,
