@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.kitti_layout import write_kitti
+
 COCO_CLASSES = 80
 
 
 def write_tiny_data(root: Path) -> None:
-    """Fill ``root`` with bccd, coco_tiny, camvid, cifar10 and fight_clips (a few small random items each)."""
+    """Fill ``root`` with bccd, coco_tiny, camvid, cifar10, fight_clips and kitti_frames (a few small random items each)."""
     rng = np.random.default_rng(0)
+    write_kitti(root / 'kitti_frames')
     _coco(root / 'bccd', {'train': 'images', 'val': 'images'}, 'annotations/{}.json', ['RBC', 'WBC', 'Platelets'], rng)
     _coco(
         root / 'coco_tiny',

@@ -72,7 +72,7 @@ class DigitClsDataset(ArrayImageDataset):
         from eff_plugins.datasets.digits import ensure_digits
 
         folder = ensure_digits('classification', split, **(generator or {}))
-        super().__init__(ann_file=str(folder / 'images.npz'), **kwargs)
+        super().__init__(ann_file=str(folder / 'images.npz'), classes=[str(d) for d in range(10)], **kwargs)
 
 
 @DATASETS.register_module()

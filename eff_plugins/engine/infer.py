@@ -43,7 +43,10 @@ class Inferencer:
         if self.scope == 'mmaction':
             return dict(filename=path, label=-1, start_index=0, modality='RGB')
         if self.scope == 'mmdet3d':
-            return dict(lidar_points=dict(lidar_path=path), lidar_path=path)
+            from mmdet3d.structures import get_box_type
+
+            box_type, box_mode = get_box_type('LiDAR')
+            return dict(lidar_points=dict(lidar_path=path), lidar_path=path, box_type_3d=box_type, box_mode_3d=box_mode)
         return dict(img_path=path, img_id=0)
 
     def __call__(self, path: str) -> Any:
@@ -57,7 +60,7 @@ class Inferencer:
             raise FileNotFoundError(f'{path}: no such file')
         try:
             data = self.pipeline(self._data_info(path))
-        except (AttributeError, TypeError, OSError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, OSError, RuntimeError) as error:
             raise ValueError(f'{path} could not be read by the test pipeline: {error}') from error
         if data is None:
             raise ValueError(f'{path} does not decode; is it a damaged or foreign file?')
@@ -68,7 +71,7 @@ class Inferencer:
         if self.scope == 'mmdet3d':
             from eff_plugins.visualization.bev import draw_bev_file
 
-            draw_bev_file(path, sample, out)
+            draw_bev_file(path, sample, out, self.cfg.test_dataloader.dataset.get('metainfo', {}).get('classes'))
             return
         image = _middle_frame(path) if self.scope == 'mmaction' else _read(path)
         if self.scope == 'mmaction':

@@ -36,6 +36,8 @@ def shrink(cfg, work_dir):
                 part['generator'] = dict(count=4)
             if isinstance(part.get('init_cfg'), dict):
                 part['init_cfg'] = None
+            if 'score_thr' in part:  # an untrained detector would find nothing
+                part['score_thr'] = 0.0
             for value in part.values():
                 visit(value)
         elif isinstance(part, (list, tuple)):
