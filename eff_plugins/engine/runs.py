@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
@@ -131,6 +132,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join(lines)
 
 
+def _leave_together() -> None:
+    """End a distributed run: all processes at once, and without the interpreter's teardown.
+
+    A process that is torn down while gloo's threads still serve another one now and then dies of SIGABRT ("terminate called
+    without an active exception"), which torchrun reports as a failed training.
+    """
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def friendly(main: Callable[[], None]) -> None:
     """Run a tool; a user's mistake ends in one line on stderr and exit status 1 (EFF_PLUGINS_DEBUG=1 shows where)."""
     known = (FileNotFoundError, ValueError, ImportError, FetchError, CheckpointError, KeyError, FloatingPointError)
@@ -139,6 +154,8 @@ def friendly(main: Callable[[], None]) -> None:
         return
     try:
         main()
+        if torch.distributed.is_initialized():
+            _leave_together()
     except known as error:
         print(f'error: {error}\n(EFF_PLUGINS_DEBUG=1 shows the traceback)', file=sys.stderr)
         sys.exit(1)

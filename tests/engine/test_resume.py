@@ -33,9 +33,9 @@ def server():
         text=True,
     )
     yield process
-    process.stdin.close()
-    process.stdout.close()
-    process.wait(30)
+    # Not by closing its stdin: a loader's worker that was forked meanwhile may hold the other end.
+    process.kill()
+    process.communicate()
 
 
 def command_line(folder, name, options):
