@@ -12,12 +12,12 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 # mmengine 0.10 imports pkg_resources, which setuptools 82 dropped; the frameworks' compiled parts want numpy 1.
-ENGINE = ['mmengine>=0.10.4,<0.11', 'setuptools<82', 'numpy<2']
+ENGINE = ['mmengine>=0.10.4,<0.11', 'setuptools<82', 'numpy<2', 'safetensors']
 DET = [*ENGINE, 'mmdet>=3.3,<3.4']
 SEG = [*ENGINE, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex']
 ACTION = [*ENGINE, 'mmaction2>=1.2,<1.3', 'importlib_metadata']
 DET3D = [*DET, *SEG, 'mmdet3d>=1.4,<1.5']
-DATA = ['scikit-learn', 'pillow', 'opencv-python-headless']
+DATA = ['scikit-learn', 'pillow', 'opencv-python-headless', 'tqdm']
 EXTRAS = {'engine': ENGINE, 'det': DET, 'seg': SEG, 'action': ACTION, 'det3d': DET3D, 'data': DATA}
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 

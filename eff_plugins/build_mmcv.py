@@ -133,6 +133,9 @@ def build_wheel(out: Path, jobs: int) -> Path:
     env = {**os.environ, 'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(jobs), 'CFLAGS': '-O2 -g0'}
     if arch is not None:
         env |= {'TORCH_CUDA_ARCH_LIST': arch, 'FORCE_CUDA': '1'}
+    else:
+        # A GPU without nvcc must not make mmcv's set-up script ask for a CUDA toolkit.
+        env |= {'CUDA_VISIBLE_DEVICES': '', 'FORCE_CUDA': '0'}
     with tempfile.TemporaryDirectory(prefix='eff_plugins_mmcv_') as tmp:
         log = Path(tmp) / 'build.log'
         tree = _download(Path(tmp), log)

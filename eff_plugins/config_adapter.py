@@ -84,6 +84,8 @@ def _drop_foreign(model: Any) -> bool:
     for key in foreign:
         backbone.pop(key)
     _log(f'dropped {", ".join(foreign)}, arguments of another backbone, from model.backbone')
+    if model.pop('pretrained', None):  # mmseg's base configs name the weights here
+        _log('dropped model.pretrained, the weights of another backbone')
     if 'out_indices' in backbone:
         # The family numbers by resolution level (0 = stride 2), ResNets from C2 (stride 4).
         backbone['out_indices'] = tuple(i + 1 for i in backbone['out_indices'])
@@ -109,6 +111,8 @@ def _own_weights(model: Any) -> None:
     preprocessor = model.get('data_preprocessor')
     if preprocessor is not None and 'mean' in preprocessor:
         preprocessor['mean'], preprocessor['std'] = [weights.mean] * 3, [weights.std] * 3
+        if 'bgr_to_rgb' in preprocessor:
+            preprocessor['bgr_to_rgb'] = True
         _log(f'input normalised with mean {weights.mean}, std {weights.std}, as these weights expect')
 
 

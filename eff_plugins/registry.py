@@ -87,10 +87,8 @@ def _child(parent: Registry) -> LazyRegistry:
 
 MODELS = _child(root.MODELS)
 DATASETS = _child(root.DATASETS)
-DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
 TRANSFORMS = _child(root.TRANSFORMS)
 METRICS = _child(root.METRICS)
 HOOKS = _child(root.HOOKS)
-LOOPS = _child(root.LOOPS)
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
 VISUALIZERS = _child(root.VISUALIZERS)

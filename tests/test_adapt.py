@@ -79,3 +79,15 @@ def test_channels_of_a_framework_backbone():
 def test_a_config_without_backbone_is_left_alone():
     cfg = Config(dict(model=dict(type='X')))
     assert adapt(cfg).to_dict() == dict(model=dict(type='X'))
+
+
+def test_one_changed_type_in_an_mmseg_config():
+    """mmseg names the former backbone's weights beside the backbone, as model.pretrained."""
+    pytest.importorskip('mmseg')
+    cfg = Config.fromfile('tests/data/fcn_changed_type.py')
+    model = adapt(cfg).model
+    assert 'pretrained' not in model
+    assert model.decode_head.in_channels == 320 and model.auxiliary_head.in_channels == 112
+    from mmseg.registry import MODELS
+
+    assert type(MODELS.build(model)).__name__ == 'EncoderDecoder'

@@ -21,6 +21,8 @@ def main() -> None:
     drawn = []
     for path in args.inputs:
         target = Path(args.out) / f'{Path(path).stem}.png'
+        if target in drawn:
+            target = Path(args.out) / f'{Path(path).stem}_{len(drawn)}.png'
         run.draw(path, run(path), target)
         drawn.append(target)
         print(f'{path} -> {target}')

@@ -1,6 +1,7 @@
 """Train a model of any of the four frameworks, or a classifier: the config says which."""
 
 import argparse
+from pathlib import Path
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.engine.runs import add_common_arguments, build_runner, check_checkpoint, friendly, load_config, use_amp
@@ -21,6 +22,10 @@ def main() -> None:
         if args.resume != 'auto':
             check_checkpoint(args.resume)
             cfg.load_from = args.resume
+        elif (Path(cfg.work_dir) / 'last_checkpoint').is_file():
+            cfg.load_from = None  # mmengine would resume from the weights that the run had started from
+        elif cfg.get('load_from'):
+            cfg.resume = False  # nothing to go on from yet: start as the config says
     build_runner(cfg).train()
 
 

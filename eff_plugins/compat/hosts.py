@@ -22,6 +22,7 @@ EXTRAS = {
     'mmaction': 'action',
     'mmdet3d': 'det3d',
     'sklearn': 'data',
+    'cv2': 'data',
     'safetensors': 'engine',
 }
 
@@ -48,7 +49,8 @@ def require(name: str, needed_by: str) -> types.ModuleType:
         absent = importlib.util.find_spec(package) is None
         reason = f'{package} is not installed' if absent else f'{name} does not import ({error})'
         raise MissingExtraError(
-            f"eff_plugins.{needed_by} needs {package}, but {reason}. Install it with: pip install 'eff_plugins[{extra}]'"
+            f'{needed_by if needed_by.endswith(".py") else f"eff_plugins.{needed_by}"} needs {package}, '
+            f"but {reason}. Install it with: pip install 'eff_plugins[{extra}]'"
             + (' and then: python -m eff_plugins.build_mmcv' if extra in ('det', 'seg', 'action', 'det3d') else '')
         ) from error
 

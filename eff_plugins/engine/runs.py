@@ -16,15 +16,16 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from eff_plugins.compat.hosts import EXTRAS, require
 from eff_plugins.compat.loading import CheckpointError
 from eff_plugins.config_adapter import adapt
 from eff_plugins.hub.fetch import FetchError, sha256_of
 
 # default scope -> hook that draws predictions, and its arguments from the folder
 _SHOW: dict[str, tuple[str, Callable[[str], dict]]] = {
-    'mmdet': ('mmdet.DetVisualizationHook', lambda d: dict(draw=True, test_out_dir=d)),
+    'mmdet': ('mmdet.DetVisualizationHook', lambda d: dict(draw=True, test_out_dir=str(Path(d).absolute()))),
     'mmseg': ('mmseg.SegVisualizationHook', lambda d: dict(draw=True, interval=1)),
-    'mmaction': ('mmaction.VisualizationHook', lambda d: dict(enable=True, interval=1, out_dir=d)),
+    'mmaction': ('eff_plugins.ClsVisualizationHook', lambda d: dict(out_dir=d)),
     'mmdet3d': ('eff_plugins.BevVisualizationHook', lambda d: dict(out_dir=d)),
     'eff_plugins': ('eff_plugins.ClsVisualizationHook', lambda d: dict(out_dir=d)),
 }
@@ -51,15 +52,9 @@ def load_config(
 
     Raises:
         FileNotFoundError: There is no such config.
+        MissingExtraError: The framework that it is for is not installed.
     """
-    if '::' in path:
-        from mmengine.hub import get_config
-
-        cfg = get_config(path)
-    else:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'{path}: no such config file')
-        cfg = Config.fromfile(path)
+    cfg = _read_config(path)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path.split('::')[-1]).stem)
@@ -69,8 +64,44 @@ def load_config(
     if cfg.get('tensorboard'):
         backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
         cfg.setdefault('visualizer', dict(type='Visualizer')).vis_backends = backends
+    _add_hooks(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return adapt(cfg)
+
+
+def _read_config(path: str) -> Config:
+    """The config behind a path or ``package::path``; a framework that it needs and that is absent is named."""
+    own = 'eff_plugins::'
+    file = (
+        Path(__file__).parents[1] / '.mim' / 'configs' / path.removeprefix(own) if path.startswith(own) else Path(path)
+    )
+    try:
+        if '::' in path and not path.startswith(own):
+            from mmengine.hub import get_config
+
+            cfg = get_config(path)
+        else:
+            if not file.is_file():
+                raise FileNotFoundError(f'{path}: no such config file')
+            cfg = Config.fromfile(file)
+    except ImportError as error:
+        for package in EXTRAS:
+            if f'{package} ' in f'{error} ':
+                require(package, file.name)
+        raise
+    if cfg.get('default_scope') in EXTRAS:
+        require(cfg.default_scope, file.name)
+    return cfg
+
+
+def _add_hooks(cfg: Config) -> None:
+    """Give a foreign config what the tools promise: atomic checkpoints, exact resume, clear stops."""
+    hook = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if hook.get('type') == 'CheckpointHook':
+        hook['type'] = 'eff_plugins.AtomicCheckpointHook'
+    present = [hook['type'] for hook in cfg.get('custom_hooks') or []]
+    wanted = [f'eff_plugins.{name}' for name in ('ResumeStateHook', 'FiniteLossHook', 'ClassCountHook')]
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(dict(type=name) for name in wanted if name not in present)]
 
 
 def use_amp(cfg: Config) -> None:
@@ -82,7 +113,9 @@ def show_predictions(cfg: Config, folder: str) -> None:
     """Draw predictions into ``folder`` while testing."""
     hook, arguments = _SHOW[cfg.get('default_scope', 'eff_plugins')]
     cfg.default_hooks['visualization'] = dict(type=hook, **arguments(folder))
-    cfg.setdefault('visualizer', dict(type='Visualizer')).save_dir = folder
+    if 'visualizer' not in cfg:
+        cfg.visualizer = dict(type='eff_plugins.ClsVisualizer')
+    cfg.visualizer.save_dir = folder
     cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
 
 
@@ -157,5 +190,8 @@ def friendly(main: Callable[[], None]) -> None:
         if torch.distributed.is_initialized():
             _leave_together()
     except known as error:
-        print(f'error: {error}\n(EFF_PLUGINS_DEBUG=1 shows the traceback)', file=sys.stderr)
+        # A loader's worker hands on its whole traceback; the message is in the last line.
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        message = lines[-1] if lines[0].startswith('Caught ') else str(error)
+        print(f'error: {message}\n(EFF_PLUGINS_DEBUG=1 shows the traceback)', file=sys.stderr)
         sys.exit(1)

@@ -67,7 +67,7 @@ class ClsVisualizer(Visualizer):
 
 @HOOKS.register_module()
 class ClsVisualizationHook(Hook):
-    """Saves a drawing of every tested picture.
+    """Saves a drawing of every tested picture, or of the middle frame of every tested clip.
 
     Args:
         out_dir: Folder for the drawings.
@@ -82,7 +82,10 @@ class ClsVisualizationHook(Hook):
     ) -> None:
         inputs = (data_batch or {}).get('inputs', ())
         for image, sample in zip(inputs, outputs or (), strict=True):
-            array = image.permute(1, 2, 0).numpy()
+            if image.ndim == 4:  # frames of a clip (T, 3, H, W)
+                image = image[len(image) // 2]
+                sample.pred_scores = sample.pred_score
+            array = image.permute(1, 2, 0).cpu().numpy()
             runner.visualizer.add_datasample(
                 'test', array, sample, out_file=str(self.out_dir / f'{runner.rank}_{self._count:05d}.png')
             )
