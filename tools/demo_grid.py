@@ -7,6 +7,7 @@ from pathlib import Path
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.engine.infer import Inferencer, grid
 from eff_plugins.engine.runs import check_checkpoint, friendly, load_config
+from eff_plugins.visualization.pictures import write_picture
 
 
 def main() -> None:
@@ -30,8 +31,7 @@ def main() -> None:
             run.draw(path, run(path), Path(tmp) / 'drawn.png')
             drawn = cv2.imread(str(Path(tmp) / 'drawn.png'))
             pictures.append(cv2.resize(drawn, pictures[0].shape[1::-1]) if pictures else drawn)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(args.out, grid(pictures, columns=min(4, len(pictures))))
+    write_picture(args.out, grid(pictures, columns=min(4, len(pictures)))[..., ::-1])
     print(f'{len(pictures)} pictures -> {args.out}')
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.engine.infer import Inferencer, grid
 from eff_plugins.engine.runs import check_checkpoint, friendly, load_config
+from eff_plugins.visualization.pictures import write_picture
 
 
 def main() -> None:
@@ -32,8 +33,7 @@ def main() -> None:
         pictures = [cv2.imread(str(path)) for path in drawn]
         if len({p.shape for p in pictures}) > 1:
             raise ValueError('--grid needs drawings of one size')
-        Path(args.grid).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(args.grid, grid(pictures, columns=min(4, len(pictures))))
+        write_picture(args.grid, grid(pictures, columns=min(4, len(pictures)))[..., ::-1])
         print(f'grid -> {args.grid}')
 
 

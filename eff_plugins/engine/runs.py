@@ -181,7 +181,7 @@ def _leave_together() -> None:
 
 def friendly(main: Callable[[], None]) -> None:
     """Run a tool; a user's mistake ends in one line on stderr and exit status 1 (EFF_PLUGINS_DEBUG=1 shows where)."""
-    known = (FileNotFoundError, ValueError, ImportError, FetchError, CheckpointError, KeyError, FloatingPointError)
+    known = (OSError, ValueError, TypeError, ImportError, FetchError, CheckpointError, KeyError, FloatingPointError)
     if os.environ.get('EFF_PLUGINS_DEBUG') == '1':
         main()
         return

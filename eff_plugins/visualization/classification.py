@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
 from eff_plugins.registry import HOOKS, VISUALIZERS
+from eff_plugins.visualization.pictures import write_picture
 
 _MIN_SIDE = 224  # small pictures are enlarged so that the text can be read
 
@@ -59,8 +60,7 @@ class ClsVisualizer(Visualizer):
             cv2.putText(canvas, line, position, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         self.set_image(canvas)
         if out_file is not None:
-            Path(out_file).parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(out_file, canvas[..., ::-1])
+            write_picture(out_file, canvas)
         else:
             self.add_image(name, canvas, step)
 

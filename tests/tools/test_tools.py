@@ -78,6 +78,13 @@ def test_infer_draws_on_pictures(trained, env, tmp_path):
     assert {p.name for p in tmp_path.glob('*.png')} == {'0.png', '1.png', 'grid.png'}
 
 
+def test_infer_keeps_pictures_of_one_name_apart(trained, env, tmp_path):
+    root = Path(env['EFF_PLUGINS_DATA']) / 'camvid'
+    pictures = [str(root / split / 'images/0.jpg') for split in ('train', 'val')]
+    tool(env, 'infer', CONFIG, str(trained), *pictures, '--out', str(tmp_path))
+    assert {p.name for p in tmp_path.glob('*.png')} == {'0.png', '0_1.png'}
+
+
 def test_infer_names_a_file_that_does_not_decode(trained, env, tmp_path):
     (tmp_path / 'bad.jpg').write_text('no picture')
     out = tmp_path / 'out'
