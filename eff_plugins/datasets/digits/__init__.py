@@ -4,6 +4,6 @@ The generators live in :mod:`.pictures`, :mod:`.clips` and :mod:`.shapes`; :func
 cache. ``python -m eff_plugins.datasets.digits --help`` writes a set to a folder.
 """
 
-from .cache import KINDS, cache_folder, ensure_digits, generator
+from .cache import KINDS, ensure_digits, generator
 
-__all__ = ['KINDS', 'cache_folder', 'ensure_digits', 'generator']
+__all__ = ['KINDS', 'ensure_digits', 'generator']

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import inspect
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from eff_plugins.cache import cache_folder
 
 from .storage import write_json
 
@@ -37,11 +38,6 @@ def generator(kind: str) -> Callable[..., None]:
         raise ValueError(f'unknown kind of digits {kind!r}; known: {", ".join(KINDS)}')
     module, name = KINDS[kind]
     return getattr(import_module(f'.{module}', __package__), name)
-
-
-def cache_folder() -> Path:
-    """Where the sets are kept: ``$EFF_PLUGINS_CACHE/digits`` or ``~/.cache/eff_plugins/digits``."""
-    return Path(os.environ.get('EFF_PLUGINS_CACHE') or Path.home() / '.cache' / 'eff_plugins') / 'digits'
 
 
 def _full_arguments(make: Callable[..., None], split: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +76,7 @@ def ensure_digits(kind: str, split: str, **arguments: Any) -> Path:
     make = generator(kind)
     full = _full_arguments(make, split, arguments)
     record = json.dumps({'kind': kind, **full, 'version': _version(kind)}, sort_keys=True)
-    target = cache_folder() / f'{kind}-{split}-{hashlib.sha256(record.encode()).hexdigest()[:12]}'
+    target = cache_folder('digits') / f'{kind}-{split}-{hashlib.sha256(record.encode()).hexdigest()[:12]}'
     if target.is_dir():
         return target
     try:
