@@ -44,7 +44,7 @@ HINTS = (
     ),
     (('Python.h',), "Python's headers are missing (Debian, Ubuntu: apt-get install python3-dev)"),
 )
-IMPORT_ALL = 'import eff_plugins, mmcv.ops, mmdet.apis, mmseg.apis, mmdet3d.apis, mmaction.models, sklearn.datasets'
+IMPORT_ALL = 'import eff_plugins, mmcv.ops, mmdet.apis, mmseg.apis, mmdet3d.apis, mmaction.models, sklearn.datasets, timm'
 
 
 class SetupError(Exception):
@@ -200,8 +200,9 @@ class Setup:
         self.step('suite', 'installing the suite itself (editable)', package, self.install_suite)
         text = "building and installing mmcv's operators (1 to 3 minutes on 2 cores; none when built before)"
         self.step('mmcv', text, [ROOT / 'eff_plugins' / 'build_mmcv.py'], self.build_mmcv)
-        repair = [ROOT / 'eff_plugins' / 'compat' / 'hosts.py']
-        self.step('frameworks', 'repairing mmaction2 and importing all frameworks', repair, self.check_frameworks)
+        repair = [ROOT / 'eff_plugins' / 'compat' / name for name in ('hosts.py', 'torchvision_ops.py')]
+        text = 'repairing mmaction2 and torchvision, importing all frameworks'
+        self.step('frameworks', text, repair, self.check_frameworks)
 
 
 def main():

@@ -15,23 +15,44 @@ from pathlib import Path
 from typing import Any
 
 
+BLOCKS = ('inverted', 'fused', 'conv')
+
+
 @dataclass(frozen=True)
 class Stage:
-    """``repeats`` inverted-residual blocks; the first has ``stride``, the others 1.
+    """``repeats`` blocks of one kind; the first has ``stride``, the others 1.
 
     Attributes:
         channels: Output channels of every block.
         repeats: Number of blocks.
-        kernel: Side of the depthwise kernel.
+        kernel: Side of the depthwise (``'inverted'``) or full (``'fused'``, ``'conv'``) kernel.
         stride: Stride of the first block.
-        expand: Expansion ratio of the hidden channels; 1 means no expansion convolution.
+        expand: Hidden channels as a multiple of the block's input channels; 1 means no expansion convolution (but see
+            ``Network.expand_always``).
+        block: ``'inverted'`` (1x1, depthwise, 1x1), ``'fused'`` (full kxk, 1x1; EfficientNetV2, section 3.2) or ``'conv'``
+            (one kxk convolution; a fused block with nothing to expand).
+        se: Squeeze-excite: squeezed channels as a share of ``Network.se_base``; 0 means none.
+        act: Activation where it is not the network's.
+        hidden: Hidden channels where they are no multiple of the input's; overrides ``expand``.
+        groups: Groups of both 1x1 convolutions, with a channel shuffle between (FBNet's ``g2`` blocks).
+        residual: Add the input where shapes allow.
     """
 
     channels: int
     repeats: int = 1
     kernel: int = 3
     stride: int = 1
-    expand: int = 6
+    expand: float = 6
+    block: str = 'inverted'
+    se: float = 0.0
+    act: str | None = None
+    hidden: int | None = None
+    groups: int = 1
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        if self.block not in BLOCKS:
+            raise ValueError(f"block={self.block!r} of a stage must be one of {', '.join(BLOCKS)}")
 
 
 @dataclass(frozen=True)
@@ -43,22 +64,34 @@ class Network:
         stem_channels: Channels of the first 3x3 convolution.
         stem_stride: Its stride.
         head_channels: Channels of the 1x1 convolution before the classifier's pooling (not part of a backbone).
+        head_hidden: Channels of a linear layer after the pooling (MobileNetV3, Table 1); None means none.
         act: Activation, a key of ``eff_plugins.models.layers.conv.ACTIVATIONS``.
         padding: ``'symmetric'`` or ``'same'`` (TensorFlow's).
         norm_eps: Epsilon of BatchNorm.
         norm_momentum: Momentum of BatchNorm (PyTorch's convention).
         input_size: Published input side, pixels.
+        expand_always: Blocks with ``expand=1`` have an expansion convolution, too (FBNet).
+        se_base: Squeezed channels are a share of the block's ``'input'`` or ``'hidden'`` channels.
+        se_divisor: They are rounded to a multiple of it.
+        se_act: Activation between the two convolutions of squeeze-excite; None means the block's.
+        se_gate: ``'sigmoid'`` or ``'hsigmoid'``.
     """
 
     stages: tuple[Stage, ...]
     stem_channels: int = 32
     stem_stride: int = 2
     head_channels: int = 1280
+    head_hidden: int | None = None
     act: str = 'relu6'
     padding: str = 'symmetric'
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     input_size: int = 224
+    expand_always: bool = False
+    se_base: str = 'input'
+    se_divisor: int = 1
+    se_act: str | None = None
+    se_gate: str = 'sigmoid'
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
