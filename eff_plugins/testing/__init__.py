@@ -1,0 +1,1 @@
+"""Checks that the tests, the benchmarks and a user's own modules share."""
