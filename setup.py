@@ -47,7 +47,14 @@ setup(
     packages=find_packages(include=['eff_plugins', 'eff_plugins.*']),
     # .mim holds links into the repository; the wheel gets the files themselves, where mmengine looks for them.
     package_data={
-        'eff_plugins': ['.mim/model-index.yml', '.mim/configs/**/*', '.mim/tools/**/*', '**/*.json', '**/*.yml']
+        'eff_plugins': [
+            '.mim/model-index.yml',
+            '.mim/configs/**/*',
+            '.mim/tools/**/*',
+            '**/*.json',
+            '**/*.yml',
+            '**/*.cpp',
+        ]
     },
     exclude_package_data={'eff_plugins': ['**/__pycache__/*', '**/*.pyc']},
     # numpy 1.26, which the frameworks need, has no wheel for Python 3.13

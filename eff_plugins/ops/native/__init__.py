@@ -1,0 +1,127 @@
+"""Native kernels: shipped as source, compiled for this processor at the first use, optional."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from eff_plugins.cache import cache_folder
+
+SOURCES = Path(__file__).parent
+# name -> (floats in a vector register, rows of a register tile, vectors in a row of it, compiler flags), the best last
+_INSTRUCTION_SETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {'portable': (4, 6, 2, ())}
+if platform.machine().lower() in ('x86_64', 'amd64'):
+    _INSTRUCTION_SETS |= {
+        'avx2': (8, 6, 2, ('-mavx2', '-mfma')),
+        'avx512': (16, 6, 4, ('-mavx512f', '-mavx512vl', '-mavx512dq', '-mfma', '-mprefer-vector-width=512')),
+    }
+
+
+def compiler() -> str | None:
+    """The C++ compiler: ``$CXX``, else the first of c++, g++, clang++ on the PATH, else None."""
+    wanted = [os.environ['CXX']] if os.environ.get('CXX') else ['c++', 'g++', 'clang++']
+    return next((found for found in map(shutil.which, wanted) if found), None)
+
+
+def _commands(cxx: str, folder: Path) -> list[list[str]]:
+    common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', '-c']
+    commands = [[*common, str(SOURCES / 'cpu.cpp'), '-o', str(folder / 'cpu.o')]]
+    for name, (lanes, rows, vectors, flags) in _INSTRUCTION_SETS.items():
+        macros = [f'-DISA={name}', f'-DLANES={lanes}', f'-DMR={rows}', f'-DNV={vectors}']
+        commands.append([*common, *flags, *macros, str(SOURCES / 'rows.cpp'), '-o', str(folder / f'{name}.o')])
+    return commands
+
+
+def build(cxx: str) -> Path:
+    """Compile the kernels into the cache, unless a library of the same sources and compiler lies there.
+
+    Raises:
+        RuntimeError: The compiler failed; the message has its first error.
+    """
+    version = subprocess.run([cxx, '--version'], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256(version.encode() + repr(_INSTRUCTION_SETS).encode())
+    for source in sorted(SOURCES.glob('*.cpp')):
+        digest.update(source.read_bytes())
+    target = cache_folder('native') / f'rows-{digest.hexdigest()[:16]}.so'
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        folder = Path(name)
+        commands = _commands(cxx, folder)
+        objects = [command[-1] for command in commands]
+        commands.append([cxx, '-shared', *objects, '-o', str(folder / 'rows.so')])
+        for command in commands:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                lines = [line for line in result.stderr.splitlines() if 'error' in line] or ['no message']
+                raise RuntimeError(f'{Path(command[-1]).name} did not compile with {cxx}: {lines[0]}')
+        (folder / 'rows.so').replace(target)
+    return target
+
+
+class Kernels:
+    """The library for one instruction set.
+
+    Attributes:
+        name: ``'portable'``, ``'avx2'`` or ``'avx512'``.
+        columns: Output channels that are packed together.
+    """
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
+        count = library[f'columns_{name}']
+        count.restype = ctypes.c_int64
+        self.columns = int(count())
+        self.convolve = library[f'convolve_{name}']
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self.convolve.argtypes = [
+            pointer,
+            number,
+            pointer,
+            pointer,
+            pointer,
+            number,
+            pointer,
+            pointer,
+            pointer,
+            pointer,
+        ]
+        self.convolve.restype = None
+
+
+@cache
+def kernels(name: str | None = None) -> Kernels | None:
+    """The kernels for this processor, built at the first call; None where they cannot be had, with one line on stderr.
+
+    Args:
+        name: An instruction set in place of the processor's best; ``EFF_PLUGINS_NATIVE`` sets the default, and ``0`` there
+            switches the kernels off.
+
+    Raises:
+        ValueError: An instruction set that this processor or this build does not have.
+    """
+    name = name or os.environ.get('EFF_PLUGINS_NATIVE')
+    if name == '0':
+        return None
+    cxx = compiler()
+    if cxx is None:
+        print('eff_plugins: no C++ compiler found, sparse layers run in plain torch (slower)', file=sys.stderr)
+        return None
+    try:
+        library = ctypes.CDLL(str(build(cxx)))
+    except (RuntimeError, OSError) as error:
+        print(f'eff_plugins: {error}; sparse layers run in plain torch (slower)', file=sys.stderr)
+        return None
+    usable = list(_INSTRUCTION_SETS)[: library.best_instruction_set() + 1]
+    if name is not None and name not in usable:
+        raise ValueError(f'instruction set {name!r} is not one of {", ".join(usable)}, which this processor has')
+    return Kernels(library, name or usable[-1])

@@ -1,0 +1,212 @@
+// Convolutions at listed output positions, channels-last fp32.
+//
+// An output row is one position of the output map with all its channels. A convolution at a list of rows is an indirect
+// matrix product, as in XNNPACK (Dukhan, "The Indirect Convolution Algorithm", 2019): a row of the left matrix is a list of
+// pointers, one a tap, straight into the input map, so nothing is gathered, unfolded or padded; taps outside the map
+// point to zeros. Weights are packed once as [N / NR][taps * C][NR]. Bias, residual and activation happen while the
+// accumulators are still in registers.
+//
+// This file is compiled once for each instruction set (__init__.py): ISA names the exported symbols, LANES is the number of
+// floats in a vector register, MR and NV are the rows and the vectors a row of a register tile. Vectors are GCC/Clang vector
+// extensions, not intrinsics.
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+
+namespace {
+
+typedef float V __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+constexpr int NR = NV * LANES;           // columns of a register tile
+constexpr int64_t BLOCK_BYTES = 300000;  // input that a block of rows may touch: it stays in the second-level cache
+
+// The order is that of ACTIVATIONS in rows.py.
+enum Activation { NONE, RELU, RELU6, HSWISH };
+
+struct Shape {
+    int64_t height, width, channels;          // input map
+    int64_t out_height, out_width, filters;   // output map
+    int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+    int64_t activation;
+};
+
+inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
+inline V lower(V a, V b) { return a < b ? a : b; }
+inline V higher(V a, V b) { return a > b ? a : b; }
+
+inline V activate(V v, int64_t activation) {
+    const V zero = {};
+    switch (activation) {
+        case RELU: return higher(v, zero);
+        case RELU6: return lower(higher(v, zero), zero + 6.0f);
+        case HSWISH: return v * lower(higher(v + 3.0f, zero), zero + 6.0f) * (1.0f / 6.0f);
+        default: return v;
+    }
+}
+
+// Pointers to the taps of each row of a block; `zeros` stands for what lies outside the map.
+void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float** taps) {
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t column = rows[i] % s.out_width, line = rows[i] / s.out_width;
+        const int64_t picture = line / s.out_height;
+        const int64_t top = (line % s.out_height) * s.stride_h - s.pad_h, left = column * s.stride_w - s.pad_w;
+        const float* base = x + picture * s.height * s.width * s.channels;
+        for (int64_t ky = 0; ky < s.kernel_h; ky++)
+            for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                const int64_t y = top + ky * s.dilation_h, z = left + kx * s.dilation_w;
+                const bool inside = y >= 0 && y < s.height && z >= 0 && z < s.width;
+                *taps++ = inside ? base + (y * s.width + z) * s.channels : zeros;
+            }
+    }
+}
+
+// M rows times N vectors of columns. All loops over the accumulators are unrolled, else they spill and run at half the speed.
+template <int M, int N>
+void tile(const float* const* taps, int64_t tap_count, int64_t channels, const float* weight, const float* bias,
+          const float* const* residual, float* const* out, int64_t column, int64_t columns, int64_t activation) {
+    V sum[M][N];
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < N; j++) sum[i][j] = load(bias + j * LANES);
+    for (int64_t t = 0; t < tap_count; t++) {
+        const float* row[M];
+#pragma GCC unroll 16
+        for (int i = 0; i < M; i++) row[i] = taps[i * tap_count + t];
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < channels; k++) {
+            V w[N];
+#pragma GCC unroll 16
+            for (int j = 0; j < N; j++) w[j] = load(weight + j * LANES);
+            weight += NR;
+#pragma GCC unroll 16
+            for (int i = 0; i < M; i++)
+#pragma GCC unroll 16
+                for (int j = 0; j < N; j++) sum[i][j] += row[i][k] * w[j];
+        }
+    }
+    if (columns >= N * LANES) {
+#pragma GCC unroll 16
+        for (int i = 0; i < M; i++)
+#pragma GCC unroll 16
+            for (int j = 0; j < N; j++) {
+                V v = sum[i][j];
+                if (residual) v += load(residual[i] + column + j * LANES);
+                store(out[i] + column + j * LANES, activate(v, activation));
+            }
+        return;
+    }
+    // The last columns: no whole register may be read or written beyond the row's end.
+    float buffer[NR] = {};
+    for (int i = 0; i < M; i++) {
+        if (residual) std::copy_n(residual[i] + column, columns, buffer);
+#pragma GCC unroll 16
+        for (int j = 0; j < N; j++) {
+            V v = sum[i][j];
+            if (residual) v += load(buffer + j * LANES);
+            store(buffer + j * LANES, activate(v, activation));
+        }
+        std::copy_n(buffer, columns, out[i] + column);
+    }
+}
+
+using Tile = decltype(&tile<1, 1>);
+
+// The tiles of every height and width up to MR rows and NV vectors: TILES<M>[N - 1].
+template <int M, int... N>
+constexpr std::array<Tile, NV> widths(std::integer_sequence<int, N...>) { return {tile<M, N + 1>...}; }
+template <int... M>
+constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int, M...>) {
+    return {widths<M + 1>(std::make_integer_sequence<int, NV>())...};
+}
+constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
+
+void full(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
+          const float* bias, const float* residual, float* out) {
+    const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
+    // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
+    const int64_t bytes_a_row = 4 * s.channels * (tap_count > 1 ? 2 : 1);
+    const int64_t block = std::max<int64_t>(4, BLOCK_BYTES / bytes_a_row / MR) * MR;
+    thread_local std::vector<const float*> taps, from;
+    thread_local std::vector<float*> to;
+    for (int64_t begin = 0; begin < count; begin += block) {
+        const int64_t size = std::min(block, count - begin);
+        taps.resize(size * tap_count);
+        from.resize(size);
+        to.resize(size);
+        find_taps(s, x, zeros, rows + begin, size, taps.data());
+        for (int64_t i = 0; i < size; i++) {
+            to[i] = out + rows[begin + i] * s.filters;
+            from[i] = residual ? residual + rows[begin + i] * s.filters : nullptr;
+        }
+        for (int64_t n = 0; n < s.filters; n += NR) {
+            const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
+            for (int64_t i = 0; i < size; i += MR)
+                TILES[std::min<int64_t>(MR, size - i) - 1][vectors - 1](
+                    taps.data() + i * tap_count, tap_count, s.channels, weight + n * depth, bias + n,
+                    residual ? from.data() + i : nullptr, to.data() + i, n, s.filters - n, s.activation);
+        }
+    }
+}
+
+// One filter a channel: weights are [taps][C].
+void depthwise(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
+               const float* bias, const float* residual, float* out) {
+    const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
+    thread_local std::vector<const float*> taps;
+    taps.resize(tap_count);
+    for (int64_t r = 0; r < count; r++) {
+        find_taps(s, x, zeros, rows + r, 1, taps.data());
+        float* to = out + rows[r] * channels;
+        const float* from = residual ? residual + rows[r] * channels : nullptr;
+        int64_t c = 0;
+        for (; c + 4 * LANES <= channels; c += 4 * LANES) {
+            V sum[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) sum[j] = load(bias + c + j * LANES);
+            for (int64_t t = 0; t < tap_count; t++)
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; j++)
+                    sum[j] += load(taps[t] + c + j * LANES) * load(weight + t * channels + c + j * LANES);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                if (from) sum[j] += load(from + c + j * LANES);
+                store(to + c + j * LANES, activate(sum[j], s.activation));
+            }
+        }
+        for (; c < channels; c += LANES) {
+            const int64_t left = std::min<int64_t>(LANES, channels - c);
+            float value[LANES] = {};
+            std::copy_n(bias + c, left, value);
+            for (int64_t t = 0; t < tap_count; t++)
+                for (int64_t j = 0; j < left; j++) value[j] += taps[t][c + j] * weight[t * channels + c + j];
+            if (from)
+                for (int64_t j = 0; j < left; j++) value[j] += from[c + j];
+            store(value, activate(load(value), s.activation));
+            std::copy_n(value, left, to + c);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Columns of a register tile: the unit in which weights are packed.
+int64_t JOIN(columns, ISA)() { return NR; }
+
+// x (B, H, W, C) -> rows of out (B, H', W', N), both contiguous. `weight` is packed, `bias` is padded to whole columns,
+// `residual` is null or has the layout of `out` (it may be `out`). `zeros` holds C floats.
+void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
+                         int64_t count, const float* weight, const float* bias, const float* residual, float* out) {
+    const Shape& s = *reinterpret_cast<const Shape*>(shape);
+    (is_depthwise ? depthwise : full)(s, x, zeros, rows, count, weight, bias, residual, out);
+}
+
+}  // extern "C"
