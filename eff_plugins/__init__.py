@@ -12,10 +12,16 @@ compat.apply()
 
 _LAZY = {
     'InvertedResidualNet': '.models.image.inverted_residual',
+    'LayerSkip': '.models.spatial.layer_skip',
     'TemporalShift': '.models.video.temporal_shift',
     'adapt': '.config_adapter',
+    'calibrate': '.dynamic',
     'get_model': '.hub',
     'list_models': '.hub',
+    'record': '.dynamic',
+    'set_budget': '.dynamic',
+    'set_execution': '.dynamic',
+    'set_policy': '.dynamic',
 }
 __all__ = ['__version__', *_LAZY]
 

@@ -21,6 +21,7 @@ TYPES: dict[str, dict[str, str]] = {
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
+        'LayerSkip': '.models.spatial.layer_skip',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {
@@ -53,6 +54,7 @@ TYPES: dict[str, dict[str, str]] = {
     },
     'hook': {
         'AtomicCheckpointHook': '.engine.checkpoint',
+        'BudgetHook': '.engine.budget',
         'ClassCountHook': '.engine.class_count',
         'ChannelsLastHook': '.engine.channels_last',
         'ResumeStateHook': '.engine.resume',

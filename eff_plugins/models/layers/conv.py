@@ -153,9 +153,14 @@ def freeze(module: nn.Module) -> None:
 def init_conv_norm(module: nn.Module) -> None:
     """He-normal (fan out, per group) convolutions, unit normalisation, small normal linear layers.
 
+    Policies of dynamic networks (``is_policy``) have their own initialisation and are left alone.
+
     Source: He et al. 2015, as in the reference initialisation of the MobileNet and EfficientNet families.
     """
+    own = {id(layer) for part in module.modules() if getattr(part, 'is_policy', False) for layer in part.modules()}
     for layer in module.modules():
+        if id(layer) in own:
+            continue
         if isinstance(layer, nn.Conv2d):
             fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
             nn.init.normal_(layer.weight, 0.0, (2.0 / fan_out) ** 0.5)

@@ -1,0 +1,210 @@
+"""Meet a budget without retraining: fit the knob of a model's policies on data, then turn it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eff_plugins.dynamic.module import decisions, dynamic_modules, set_execution
+from eff_plugins.dynamic.recorder import record
+from eff_plugins.profiling.macs import count_macs
+
+# Shares of the scores that the tried thresholds lie above
+_QUANTILES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which knob spends which share of the network's multiply-adds, as measured on data.
+
+    Attributes:
+        kind: Policy that it holds for, ``'learned'`` (knob: threshold) or ``'random'`` (knob: density).
+        knobs: Tried values, from everything on to nothing on.
+        shares: Executed share of the dense network at each, descending.
+        network_macs: Mean dense multiply-adds a sample of the data.
+        fingerprint: Of the dynamic modules' weights, so that another model's calibration is noticed.
+    """
+
+    kind: str
+    knobs: tuple[float, ...]
+    shares: tuple[float, ...]
+    network_macs: float
+    fingerprint: str
+
+    def knob(self, budget: float) -> float:
+        """The knob that spends ``budget``, interpolated.
+
+        Raises:
+            ValueError: The budget is outside (0, 1] or below what the network spends with nothing on.
+        """
+        if not 0 < budget <= 1:
+            raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
+        floor, top = self.shares[-1], self.shares[0]
+        if budget < floor - 1e-9:
+            raise ValueError(
+                f'budget={budget} is below the static floor of this network, {floor:.3f}: that is the minimum'
+            )
+        if budget >= top:
+            return self.knobs[0]
+        return float(np.interp(budget, self.shares[::-1], self.knobs[::-1]))
+
+    def save(self, path: str | Path) -> None:
+        """Write as json, atomically."""
+        target = Path(path)
+        partial = target.with_name(f'.{target.name}.{os.getpid()}')
+        partial.write_text(json.dumps(asdict(self), indent=2) + '\n')
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what :meth:`save` wrote."""
+        data = json.loads(Path(path).read_text())
+        return cls(**{**data, 'knobs': tuple(data['knobs']), 'shares': tuple(data['shares'])})
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash of names, shapes and values of the dynamic modules' parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, module in dynamic_modules(model):
+        for key, value in module.state_dict().items():
+            digest.update(f'{name}.{key}{tuple(value.shape)}'.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def network_macs(model: nn.Module, run: Callable[[], Any], samples: int) -> float:
+    """Dense multiply-adds of the whole network for one sample, counted by running it with everything on.
+
+    Args:
+        model: A model that contains dynamic modules.
+        run: Runs it once, on ``samples`` samples.
+        samples: Of that run.
+    """
+    before = [(module, module.execution) for _, module in dynamic_modules(model)]
+    try:
+        set_execution(model, 'dense')
+        return count_macs(model, run).get('', 0) / samples
+    finally:
+        for module, mode in before:
+            module.execution = mode
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any] | None = None
+) -> Calibration:
+    """Measure what the present kind of policy spends at each setting of its knob, for :func:`set_budget`.
+
+    All policies share one threshold (or density). The model's masks, not its time, are measured, in evaluation mode.
+
+    Args:
+        model: A model that contains dynamic modules with policies.
+        batches: Inputs of a fixed part of the training split; a few hundred samples are enough.
+        forward: Runs the model on one of them; by default ``model(batch)``.
+
+    Returns:
+        The calibration, which is also kept with the model for ``set_budget``.
+
+    Raises:
+        ValueError: No data, no policy, or a kind without a knob.
+    """
+    run = forward or (lambda network, batch: network(batch))
+    steps = decisions(model)
+    kind = steps[0].kind
+    attribute = {'learned': 'threshold', 'random': 'density'}.get(kind)
+    if attribute is None:
+        raise ValueError(f"policy {kind!r} has no knob; calibrate 'learned' or 'random'")
+    data = list(batches)
+    if not data:
+        raise ValueError('batches is empty: a calibration needs data')
+    was_training = model.training
+    before = [(step, getattr(step, attribute)) for step in steps]
+    modes = [(module, module.execution) for _, module in dynamic_modules(model)]
+    model.eval()
+    set_execution(model, 'masked')
+    try:
+        totals, scores = _survey(model, data, run)
+        knobs = _tried(kind, scores)
+        shares = []
+        for knob in knobs:
+            for step in steps:
+                setattr(step, attribute, knob)
+            shares.append(_mean_share(model, data, run, totals))
+    finally:
+        for step, value in before:
+            setattr(step, attribute, value)
+        for module, mode in modes:
+            module.execution = mode
+        model.train(was_training)
+    falling = np.minimum.accumulate(shares)
+    mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))
+    calibration = Calibration(kind, tuple(knobs), tuple(map(float, falling)), mean, fingerprint(model))
+    kept = dict(getattr(model, '_calibrations', {}))
+    kept[kind] = calibration
+    model._calibrations = kept  # type: ignore[assignment]
+    return calibration
+
+
+def _survey(model: nn.Module, data: list, run: Callable) -> tuple[list[tuple[float, int]], Tensor]:
+    """(dense multiply-adds a sample, samples) of each batch, and the scores of all policies."""
+    totals, scores = [], []
+    for batch in data:
+        with record(model) as stats:
+            run(model, batch)
+        totals.append((network_macs(model, partial(run, model, batch), stats.samples), stats.samples))
+        scores += [entry.scores.float().flatten() for entry in stats.entries if entry.scores is not None]
+    return totals, torch.cat(scores) if scores else torch.zeros(1)
+
+
+def _tried(kind: str, scores: Tensor) -> list[float]:
+    if kind == 'random':
+        return [float(1 - q) for q in _QUANTILES]
+    inner = np.quantile(scores.numpy(), _QUANTILES[1:-1])
+    margin = float(scores.max() - scores.min()) * 1e-3 + 1e-6
+    return [float(scores.min()) - margin, *map(float, inner), float(scores.max()) + margin]
+
+
+def _mean_share(model: nn.Module, data: list, run: Callable, totals: list[tuple[float, int]]) -> float:
+    spent = dense = 0.0
+    for batch, (total, samples) in zip(data, totals, strict=True):
+        with record(model) as stats:
+            run(model, batch)
+        spent += float(total - stats.saved_macs()) * samples
+        dense += total * samples
+    return spent / dense
+
+
+def set_budget(model: nn.Module, budget: float, calibration: Calibration | None = None) -> float:
+    """Let every policy of ``model`` spend ``budget`` in evaluation; returns the knob that does it.
+
+    Args:
+        model: A model that contains dynamic modules with policies.
+        budget: Share of the whole network's dense multiply-adds, policies included, in (0, 1].
+        calibration: In place of the one that :func:`calibrate` left with the model.
+
+    Raises:
+        ValueError: No calibration for the present kind of policy, another model's calibration, or a budget out of reach.
+    """
+    steps = decisions(model)
+    kind = steps[0].kind
+    found = calibration or getattr(model, '_calibrations', {}).get(kind)
+    if found is None:
+        raise ValueError(f'no calibration for the {kind} policy of this model: call calibrate(model, batches) first')
+    if found.kind != kind:
+        raise ValueError(f'the calibration is for the {found.kind} policy, the model has {kind}')
+    if found.fingerprint != fingerprint(model):
+        raise ValueError('the calibration is of another model, or of other weights: calibrate this one')
+    knob = found.knob(budget)
+    for step in steps:
+        setattr(step, 'threshold' if kind == 'learned' else 'density', knob)
+    return knob

@@ -1,0 +1,118 @@
+"""What all dynamic modules share, and the switches that work on any model that contains some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from eff_plugins.dynamic.policies import KINDS, Decide
+from eff_plugins.profiling.macs import count_macs
+
+EXECUTIONS = ('dense', 'masked', 'sparse')
+Model = TypeVar('Model', bound=nn.Module)
+
+
+class DynamicModule(nn.Module):
+    """A module that decides at run time what to compute.
+
+    Attributes:
+        execution: ``'dense'``: everything on, the plain network; ``'masked'``: all computed and the decisions multiplied in,
+            differentiable; ``'sparse'``: what was not chosen is not computed (evaluation only).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.execution = 'masked'
+
+    def check_execution(self) -> None:
+        """Called by ``forward``: sparse execution has no gradient for what it leaves out.
+
+        Raises:
+            RuntimeError: Sparse execution in training mode.
+        """
+        if self.execution == 'sparse' and self.training:
+            raise RuntimeError(
+                f"{type(self).__name__} is in training mode, where execution 'sparse' would lose gradients: "
+                "call model.eval() or set_execution(model, 'masked')"
+            )
+
+
+def dynamic_modules(model: nn.Module) -> Iterator[tuple[str, DynamicModule]]:
+    """Name and module of every dynamic module inside ``model``."""
+    for name, module in model.named_modules():
+        if isinstance(module, DynamicModule):
+            yield name, module
+
+
+def decisions(model: nn.Module) -> list[Decide]:
+    """Every policy's decision step inside ``model``.
+
+    Raises:
+        ValueError: There is none: nothing in the model is dynamic, or no policy in it has a knob.
+    """
+    found = [module for module in model.modules() if isinstance(module, Decide)]
+    if not found:
+        raise ValueError(f'{type(model).__name__} contains no policy that decides; is its network dynamic?')
+    return found
+
+
+def set_execution(model: Model, mode: str) -> Model:
+    """Set how every dynamic module inside ``model`` executes; returns the model.
+
+    Args:
+        model: Any model that contains dynamic modules.
+        mode: ``'dense'``, ``'masked'`` or ``'sparse'``.
+
+    Raises:
+        ValueError: Unknown mode, or no dynamic module.
+    """
+    if mode not in EXECUTIONS:
+        raise ValueError(f'execution {mode!r} must be one of {", ".join(EXECUTIONS)}')
+    found = [module for _, module in dynamic_modules(model)]
+    if not found:
+        raise ValueError(f'{type(model).__name__} contains no dynamic module; its only execution is dense')
+    for module in found:
+        module.execution = mode
+    return model
+
+
+def set_policy(model: Model, kind: str) -> Model:
+    """Replace every policy's decisions; returns the model.
+
+    Args:
+        model: Any model that contains dynamic modules.
+        kind: ``'learned'``, or a control: ``'random'``, ``'all'``, ``'none'``.
+
+    Raises:
+        ValueError: Unknown kind, or no policy in the model.
+    """
+    if kind not in KINDS:
+        raise ValueError(f'policy {kind!r} must be one of {", ".join(KINDS)}')
+    for decide in decisions(model):
+        decide.kind = kind
+    return model
+
+
+class MacsOf:
+    """Multiply-adds of a module for one sample, counted once for each input size on the meta device."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def __call__(self, module: nn.Module, size: tuple[int, ...]) -> float:
+        """``size`` is that of one sample, (C, H, W)."""
+        if size not in self._known:
+            # outside of a counter that may watch the forward pass at hand
+            with _disable_current_modes(), torch.no_grad():
+                twin = deepcopy(module).to('meta').eval()
+                x = torch.empty(1, *size, device='meta')
+                self._known[size] = float(count_macs(twin, lambda: twin(x)).get('', 0))
+        return self._known[size]
+
+    def __deepcopy__(self, memo: dict) -> MacsOf:
+        return MacsOf()

@@ -1,0 +1,126 @@
+"""Train a dynamic network towards a budget, in any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from eff_plugins.dynamic.losses import LOSSES, Situation, budget_loss
+from eff_plugins.dynamic.module import decisions, set_execution
+from eff_plugins.dynamic.recorder import Stats, record
+from eff_plugins.dynamic.sampling import Schedule
+from eff_plugins.registry import HOOKS
+
+
+@HOOKS.register_module()
+class BudgetHook(Hook):
+    """Adds the budget's losses to the task's, anneals the decisions, and logs what is spent.
+
+    The losses join those of the model where mmengine sums them (``parse_losses``), so detectors, segmentors and classifiers
+    stay as they are. The dense network's multiply-adds are counted in the forward pass of the first iteration of each
+    input size. Logged a training iteration: ``budget_share`` (of the dense network), ``budget_density`` (mean of the
+    modules) and ``budget_temperature``.
+
+    Args:
+        budget: Target share of the whole network's dense multiply-adds, policies included, in (0, 1].
+        losses: Term -> weight; see ``eff_plugins.dynamic.losses``.
+        temperature: :class:`Schedule` of the Gumbel samples over the training.
+        slack: Schedule from 0 (every module bound to the budget) to 1 (free), for the term ``bounds``.
+
+    Raises:
+        ValueError: ``budget`` outside (0, 1] or an unknown loss.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        budget: float,
+        losses: dict[str, float] | None = None,
+        temperature: dict | None = None,
+        slack: dict | None = None,
+    ) -> None:
+        if not 0 < budget <= 1:
+            raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
+        self.budget = budget
+        self.losses = dict(losses or dict(gap=10.0, bounds=10.0))
+        unknown = sorted(set(self.losses) - set(LOSSES))
+        if unknown:
+            raise ValueError(f'unknown budget loss {", ".join(unknown)}; known: {", ".join(LOSSES)}')
+        self.temperature = Schedule(**(temperature or dict(start=5.0, end=0.1)))
+        self.slack = Schedule(**(slack or dict(start=0.0, end=1.0, form='cosine', finish=1 / 3)))
+        self._network_macs: dict[tuple[int, ...], float] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        set_execution(model, 'masked')
+        self._decisions = decisions(model)
+        original = model.parse_losses
+
+        def parse_losses(losses: dict) -> tuple[Tensor, dict]:
+            return original({**losses, **self._extra(runner)})
+
+        model.parse_losses = parse_losses
+        handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, with_kwargs=True),
+        ]
+        self._undo = [lambda: delattr(model, 'parse_losses'), *(handle.remove for handle in handles)]
+
+    def after_train(self, runner: Runner) -> None:
+        for undo in self._undo:
+            undo()
+        self._undo = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.progress = runner.iter / max(runner.max_iters, 1)
+        for decide in self._decisions:
+            decide.temperature = self.temperature(self.progress)
+
+    def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Open the recording, and the counter for an input size that is new."""
+        self._stats: Stats | None = None
+        if not model.training or not torch.is_grad_enabled():
+            return
+        self._size = tuple((args[0] if args else kwargs['inputs']).shape[1:])
+        self._recording = record(model)
+        self._stats = self._recording.__enter__()
+        self._counter = None
+        if self._size not in self._network_macs:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+
+    def _end(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if self._stats is None:
+            return
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            # masked execution computes everything, and the policies on top
+            policies = sum(entry.policy_macs * len(entry.macs) for entry in self._stats.entries)
+            counted = self._counter.get_total_flops() / 2
+            self._network_macs[self._size] = (counted - policies) / max(self._stats.samples, 1)
+        self._recording.__exit__(None, None, None)
+
+    def _extra(self, runner: Runner) -> dict[str, Tensor]:
+        """The budget's losses of the forward pass at hand; logs what it spent."""
+        stats = self._stats
+        if stats is None or not stats.entries:
+            raise ValueError('BudgetHook: no dynamic module of the model was called in this training iteration')
+        network = self._network_macs[self._size]
+        densities = list(stats.densities().values())
+        floor = 1 - sum(entry.dense_macs - entry.policy_macs for entry in stats.entries) / network
+        share = stats.share(network)
+        situation = Situation(share, floor, densities, self.budget, self.slack(self.progress))
+        hub = runner.message_hub
+        hub.update_scalar('train/budget_share', float(share.detach()))
+        hub.update_scalar('train/budget_density', float(torch.stack(densities).mean().detach()))
+        hub.update_scalar('train/budget_temperature', self.temperature(self.progress))
+        return budget_loss(self.losses, situation)

@@ -1,0 +1,1 @@
+"""Spatial-wise dynamic image networks."""

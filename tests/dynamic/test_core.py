@@ -1,0 +1,209 @@
+"""The core on a small network whose residual branches may be skipped."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from eff_plugins import dynamic
+from eff_plugins.dynamic.losses import Situation, budget_loss
+from eff_plugins.dynamic.module import dynamic_modules
+from eff_plugins.dynamic.policies import Decide, random_decisions
+from eff_plugins.dynamic.sampling import Schedule, gumbel_sigmoid, gumbel_softmax
+from eff_plugins.models.image.inverted_residual import InvertedResidualNet
+
+TINY = dict(
+    stages=[dict(channels=8, repeats=3, expand=2, stride=2), dict(channels=12, repeats=3, stride=2, expand=2)],
+    stem_channels=8,
+)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    net = InvertedResidualNet(TINY, out_indices=(2,))
+    static = copy.deepcopy(net)
+    dynamic.skip_layers(net)
+    for _, module in dynamic_modules(net):
+        torch.nn.init.normal_(module.gate.fc.weight, std=4.0)
+        torch.nn.init.zeros_(module.gate.fc.bias)
+    return net.eval(), static.eval()
+
+
+def pictures(batch=16, size=33):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_dense_is_the_static_network_and_masked_equals_sparse():
+    net, static = network()
+    x = pictures()
+    with torch.no_grad():
+        assert torch.equal(dynamic.set_execution(net, 'dense')(x)[0], static(x)[0])
+        with dynamic.record(net) as stats:
+            masked = dynamic.set_execution(net, 'masked')(x)[0]
+        sparse = dynamic.set_execution(net, 'sparse')(x)[0]
+    torch.testing.assert_close(sparse, masked, rtol=1e-5, atol=1e-5)
+    densities = torch.stack([entry.density for entry in stats.entries])
+    assert 0 < densities.mean() < 1 and densities.std(1).max() > 0  # samples of one batch decide for themselves
+    for kind, wanted in (('all', static(x)[0]), ('none', None)):
+        out = dynamic.set_policy(net, kind)(x)[0]
+        assert wanted is None or torch.allclose(out, wanted, atol=1e-5)
+
+
+def test_reported_multiply_adds_are_what_is_executed():
+    net, static = network()
+    x = pictures()
+    dynamic.set_execution(net, 'sparse')
+    total = dynamic.network_macs(net, lambda: net(x), len(x))
+    with FlopCounterMode(display=False) as counter:
+        static(x)
+    assert total == counter.get_total_flops() / 2 / len(x)
+    with dynamic.record(net) as stats, FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    executed = counter.get_total_flops() / 2 / len(x)
+    assert float(total - stats.saved_macs()) == pytest.approx(executed, rel=1e-3)
+    assert float(stats.share(total)) == pytest.approx(executed / total, rel=1e-3)
+    assert stats.samples == len(x) and all(module.execution == 'sparse' for _, module in dynamic_modules(net))
+
+
+@pytest.mark.parametrize('kind', ['learned', 'random'])
+def test_a_calibrated_budget_is_met_and_less_budget_computes_less(kind, tmp_path):
+    net, _ = network()
+    dynamic.set_policy(net, kind)
+    data = [pictures(), pictures(8, 48)]
+    torch.manual_seed(0)
+    calibration = dynamic.calibrate(net, data)
+    calibration.save(tmp_path / 'calibration.json')
+    assert dynamic.Calibration.load(tmp_path / 'calibration.json') == calibration
+    dynamic.set_execution(net, 'sparse')
+    spent = []
+    for budget in (0.9, 0.75, 0.6):
+        dynamic.set_budget(net, budget)
+        shares = []
+        for x in data * 4:
+            total = dynamic.network_macs(net, lambda x=x: net(x), len(x))
+            with dynamic.record(net) as stats, torch.no_grad():
+                net(x)
+            shares.append(float(stats.share(total)))
+        spent.append(sum(shares) / len(shares))
+        assert spent[-1] == pytest.approx(budget, abs=0.06)
+    assert spent == sorted(spent, reverse=True)
+
+
+def test_budgets_that_cannot_be_met_are_refused():
+    net, _ = network()
+    with pytest.raises(ValueError, match='no calibration for the learned policy'):
+        dynamic.set_budget(net, 0.5)
+    calibration = dynamic.calibrate(net, [pictures()])
+    for budget in (0.0, 1.5, -1):
+        with pytest.raises(ValueError, match=r'must lie in \(0, 1\]'):
+            dynamic.set_budget(net, budget)
+    with pytest.raises(ValueError, match=r'static floor of this network, 0\.\d+: that is the minimum'):
+        dynamic.set_budget(net, 0.05)
+    with pytest.raises(ValueError, match='another model'):
+        dynamic.set_budget(network(seed=3)[0], 0.8, calibration)
+    with pytest.raises(ValueError, match='for the learned policy, the model has random'):
+        dynamic.set_budget(dynamic.set_policy(net, 'random'), 0.8, calibration)
+    with pytest.raises(ValueError, match='has no knob'):
+        dynamic.calibrate(dynamic.set_policy(net, 'all'), [pictures()])
+    with pytest.raises(ValueError, match='batches is empty'):
+        dynamic.calibrate(dynamic.set_policy(net, 'learned'), [])
+
+
+def test_every_parameter_gets_a_gradient_and_the_budget_pulls():
+    net, _ = network()
+    net.train()
+    dynamic.set_execution(net, 'masked')
+    x = pictures(4)
+    with dynamic.record(net) as stats:
+        out = net(x)[0]
+    total = dynamic.network_macs(net.eval(), lambda: net(x), len(x))
+    net.train()
+    situation = Situation(stats.share(total), 0.4, list(stats.densities().values()), target=0.45, slack=0.0)
+    losses = budget_loss(dict(gap=1.0, bounds=1.0, hinge=1.0, ratios=1.0), situation)
+    (out.square().mean() + sum(losses.values())).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == []
+    assert all(module.gate.fc.bias.grad > 0 for _, module in dynamic_modules(net))  # towards less
+    with pytest.raises(ValueError, match='unknown budget loss nothing'):
+        budget_loss(dict(nothing=1.0), situation)
+
+
+def test_sparse_training_unknown_modes_and_static_models_are_refused():
+    net, static = network()
+    with pytest.raises(RuntimeError, match='training mode'):
+        dynamic.set_execution(net, 'sparse').train()(pictures(2))
+    with pytest.raises(ValueError, match="'fast' must be one of dense, masked, sparse"):
+        dynamic.set_execution(net, 'fast')
+    with pytest.raises(ValueError, match='no dynamic module'):
+        dynamic.set_execution(static, 'dense')
+    with pytest.raises(ValueError, match="policy 'best'"):
+        dynamic.set_policy(net, 'best')
+    with pytest.raises(ValueError, match='leaves none to skip'):
+        dynamic.skip_layers(network()[1], keep_first=99)
+
+
+def test_copies_pickles_and_keys():
+    net, static = network()
+    x = pictures(2)
+    dynamic.calibrate(net, [x])
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    dynamic.set_budget(twin, 0.8)
+    assert torch.equal(dynamic.set_execution(twin, 'dense')(x)[0], static(x)[0])
+    ours = {k: v.shape for k, v in net.state_dict().items() if '.gate.' not in k}
+    assert ours == {k: v.shape for k, v in static.state_dict().items()}
+
+
+def test_recordings_nest_and_foreign_modules_are_left_out():
+    net, _ = network()
+    other, _ = network()
+    with dynamic.record(net) as outer:
+        net(pictures(2))
+        with dynamic.record(other) as inner:
+            other(pictures(2))
+    assert len(outer.entries) == len(inner.entries) == len(list(dynamic_modules(net)))
+    with pytest.raises(ValueError, match='nothing was recorded'), dynamic.record(other) as stats:
+        stats.saved_macs()
+
+
+def test_gumbel_samples_have_the_right_frequencies_and_soft_gradients():
+    torch.manual_seed(0)
+    logits = torch.tensor([-1.0, 0.0, 2.0]).repeat(20000, 1).requires_grad_()
+    hard = gumbel_sigmoid(logits, 0.5)
+    assert set(hard.detach().unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(hard.detach().mean(0), torch.sigmoid(torch.tensor([-1.0, 0.0, 2.0])), atol=0.02, rtol=0)
+    hard.sum().backward()
+    assert (logits.grad > 0).float().mean() > 0.9
+    one_hot = gumbel_softmax(logits, 1.0)
+    assert torch.equal(one_hot.detach().sum(1), torch.ones(20000))
+    torch.testing.assert_close(one_hot.detach().mean(0), logits[0].detach().softmax(0), atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match='temperature=0'):
+        gumbel_sigmoid(logits, 0)
+
+
+@pytest.mark.parametrize('shape', [(1000, 1, 1, 1), (8, 1, 7, 5)])
+def test_random_decisions_spend_exactly_their_density(shape):
+    torch.manual_seed(0)
+    on = random_decisions(torch.zeros(shape), 0.3)
+    count = on[0].numel()
+    assert on.flatten(1).sum(1).sub(0.3 * count).abs().max() < 1
+    assert float(on.mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_schedules():
+    exp = Schedule(5.0, 0.1, 'exp', begin=0.2, finish=0.8)
+    assert exp(0.0) == 5.0 and exp(1.0) == pytest.approx(0.1) and exp(0.5) == pytest.approx((5 * 0.1) ** 0.5)
+    assert Schedule(0, 1, 'cosine')(0.5) == pytest.approx(0.5) and Schedule(0, 4, 'linear')(0.25) == 1
+    for bad in (dict(form='steps'), dict(end=0.0), dict(begin=0.9, finish=0.1)):
+        with pytest.raises(ValueError, match='must'):
+            Schedule(**dict(start=1.0, end=2.0) | bad)
+
+
+def test_decide_switches_between_training_and_evaluation():
+    decide = Decide()
+    scores = torch.full((4, 1, 3, 3), 0.5)
+    decide.eval()
+    decide.threshold = 0.6
+    assert decide(scores).sum() == 0
+    decide.threshold = 0.4
+    assert decide(scores).mean() == 1

@@ -1,0 +1,109 @@
+"""The budget joins the losses of any model, pulls, and is logged."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from eff_plugins.engine.budget import BudgetHook
+
+BACKBONE = dict(
+    type='eff_plugins.InvertedResidualNet',
+    arch=dict(
+        stages=[dict(channels=8, repeats=3, expand=2, stride=2), dict(channels=12, repeats=3, stride=2, expand=2)],
+        stem_channels=8,
+    ),
+    out_indices=(2,),
+)
+
+
+def runner(folder, hook, epochs=6):
+    rng = np.random.default_rng(0)
+    np.savez(
+        folder / 'train.npz', images=rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8), labels=np.arange(16) % 3
+    )
+    dataset = dict(type='ArrayImageDataset', ann_file=str(folder / 'train.npz'), pipeline=[dict(type='PackClsInputs')])
+    cfg = dict(
+        model=dict(
+            type='ImageClassifier',
+            data_preprocessor=dict(type='ImgDataPreprocessor', mean=[127.0] * 3, std=[64.0] * 3),
+            backbone=dict(type='eff_plugins.LayerSkip', backbone=BACKBONE, keep_first=1),
+            head=dict(type='LinearClsHead', in_channels=12, num_classes=3),
+        ),
+        train_dataloader=dict(batch_size=8, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=True)),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.05)),
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[hook],
+        default_scope='eff_plugins',
+        work_dir=str(folder),
+        log_level='WARNING',
+        randomness=dict(seed=0),
+        experiment_name=os.urandom(8).hex(),
+    )
+    return Runner.from_cfg(Config(cfg))
+
+
+def test_training_meets_the_budget_and_logs_it(tmp_path):
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.7, losses=dict(gap=50.0)), epochs=25)
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    run.train()
+    hub = run.message_hub
+    share = hub.get_scalar('train/budget_share').data[0]
+    assert share[0] > 0.85 and np.mean(share[-10:]) == pytest.approx(0.7, abs=0.08)
+    assert hub.get_scalar('train/loss_budget_gap').current() >= 0
+    temperature = hub.get_scalar('train/budget_temperature').data[0]
+    assert temperature[0] == 5.0 and temperature[-1] < 0.2
+    moved = [name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) == len(before)
+    assert 'parse_losses' not in vars(run.model)  # nothing stays behind
+
+
+def test_the_share_is_that_of_the_whole_network(tmp_path):
+    """What the hook counts in a training step equals a count of the static network."""
+    from eff_plugins.dynamic import network_macs
+
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.7), epochs=1)
+    run.train()
+    (hook,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
+    model = run.model.eval()
+    x = torch.zeros(1, 3, 32, 32)
+    assert hook._network_macs == {(3, 32, 32): network_macs(model, lambda: model(x), 1)}
+
+
+def test_static_weights_load_into_the_dynamic_network(tmp_path):
+    from mmengine.registry import MODELS
+
+    static = MODELS.build(BACKBONE)
+    torch.save(static.state_dict(), tmp_path / 'static.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'static.pth'))
+    skip = MODELS.build(dict(type='eff_plugins.LayerSkip', backbone=dict(BACKBONE, init_cfg=init)))
+    skip.init_weights()
+    assert torch.equal(skip.backbone.stem.conv.weight, static.stem.conv.weight)
+    gates = [module.gate for module in skip.modules() if hasattr(module, 'gate')]
+    assert gates and all(float(gate.fc.bias) == 2.0 for gate in gates)
+    skip = MODELS.build(dict(type='eff_plugins.LayerSkip', backbone=BACKBONE))
+    skip.init_weights()
+    assert all(float(module.gate.fc.bias) == 2.0 for module in skip.modules() if hasattr(module, 'gate'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [(dict(budget=0.0), r'budget=0.0 must lie'), (dict(budget=0.5, losses=dict(gab=1.0)), 'unknown budget loss gab')],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetHook(**arguments)
+
+
+def test_a_static_model_is_refused(tmp_path):
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.5), epochs=1)
+    run.model.backbone = run.model.backbone.backbone
+    for module in run.model.modules():
+        if hasattr(module, 'decide'):
+            del module.decide
+    with pytest.raises(ValueError, match='contains no policy|no dynamic module'):
+        run.train()
