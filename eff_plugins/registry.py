@@ -21,6 +21,8 @@ TYPES: dict[str, dict[str, str]] = {
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
+        'RegNet': '.models.image.regnet',
+        'ResNeXt': '.models.image.resnext',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {

@@ -7,11 +7,16 @@ Accurate Model Scaling", CVPR 2021. Written from the papers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from eff_plugins.models.image.stages import round_channels
+from eff_plugins.models.image.base import ImageBackbone
+from eff_plugins.models.image.resnext import Bottleneck
+from eff_plugins.models.image.stages import check_keys, resolve_description, round_channels
+from eff_plugins.models.image.zoo import Variant
+from eff_plugins.models.layers.conv import ConvNormAct
+from eff_plugins.registry import MODELS
 
 _QUANTUM = 8  # widths are multiples of it (section 3.3)
 
@@ -78,12 +83,11 @@ class RegNetSpec:
         Raises:
             ValueError: A key is unknown; the message names it.
         """
-        known = [f.name for f in fields(cls)]
-        unknown = [key for key in data if key not in known]
-        if unknown:
-            raise ValueError(f'unknown key {unknown[0]!r} in a RegNet description; known keys: {", ".join(known)}')
-        stages = tuple(RegNetStage(**dict(stage)) for stage in data.get('stages', ()))
-        return cls(**{**data, 'stages': stages})
+        check_keys(data, cls, 'RegNet')
+        stages = data.get('stages', ())
+        for stage in stages:
+            check_keys(stage, RegNetStage, 'RegNet stage')
+        return cls(**{**data, 'stages': tuple(RegNetStage(**stage) for stage in stages)})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that ``from_dict`` reads back."""
@@ -143,7 +147,7 @@ def _y(depth: int, w_0: int, w_a: float, w_m: float, group_width: int, **other: 
     return RegNetSpec(depth, w_0, w_a, w_m, group_width, se_ratio=0.25, **other)
 
 
-def _z(depth: int, w_0: int, w_a: float, w_m: float, group_width: int, head_channels: int | None) -> RegNetSpec:
+def _z(depth: int, w_0: int, w_a: float, w_m: float, group_width: int, **other: Any) -> RegNetSpec:
     return RegNetSpec(
         depth,
         w_0,
@@ -154,7 +158,7 @@ def _z(depth: int, w_0: int, w_a: float, w_m: float, group_width: int, head_chan
         se_ratio=0.25,
         inverted=True,
         act='swish',
-        head_channels=head_channels,
+        **other,
     )
 
 
@@ -185,11 +189,132 @@ ARCHS: dict[str, RegNetSpec] = {
     'regnety_12gf': _y(19, 168, 73.36, 2.37, 112),
     'regnety_16gf': _y(18, 200, 106.23, 2.48, 112),
     'regnety_32gf': _y(20, 232, 115.89, 2.53, 232),
-    'regnetz_500mf': _z(21, 16, 10.7, 2.51, 4, 1024),
-    'regnetz_4.0gf': _z(28, 48, 14.5, 2.226, 8, None),
-    'regnetz_4.0gf_head': _z(28, 48, 14.5, 2.226, 8, 1536),
+    'regnetz_500mf': _z(21, 16, 10.7, 2.51, 4, head_channels=1024),
+    'regnetz_4.0gf': _z(28, 48, 14.5, 2.226, 8, input_size=256),
+    'regnetz_4.0gf_head': _z(28, 48, 14.5, 2.226, 8, input_size=256, head_channels=1536),
     # torchvision's rounding of widths gives other networks of these names
     'regnetx_400mf_tv': _x(22, 24, 24.48, 2.54, 16, round_limit=0.9),
     'regnety_800mf_tv': _y(14, 56, 38.84, 2.4, 16, round_limit=0.9),
     'regnety_8.0gf_tv': _y(17, 192, 76.82, 2.19, 56, round_limit=0.9),
+}
+
+
+@MODELS.register_module()
+class RegNet(ImageBackbone):
+    """RegNetX, Y or Z: (B, C, H, W) -> one map for each of ``out_indices``.
+
+    Args:
+        arch: A name (``'regnetx_400mf'``), a description as ``RegNetSpec.from_dict`` reads it, or the path of an arch.json
+            of kind ``'regnet'``.
+        out_indices: 0-3 = C2-C5 (strides 4 to 32), ascending.
+        in_channels: Channels of the input.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
+        norm_cfg: Normalisation.
+        norm_eval: Keep BatchNorm's running statistics fixed in training.
+        with_cp: Recompute each block in the backward pass instead of storing its activations.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights strictly.
+
+    Raises:
+        ValueError: Unknown ``arch``, a map the network does not have, or ``frozen_stages`` out of range.
+    """
+
+    first_stride = 4
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | RegNetSpec = 'regnetx_400mf',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        in_channels: int = 3,
+        frozen_stages: int = -1,
+        norm_cfg: Mapping | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(in_channels, norm_eval, with_cp, init_cfg)
+        self.spec = spec = resolve_description(arch, ARCHS, RegNetSpec, 'regnet')
+        norm = {'type': 'BN', **(norm_cfg or {})}
+        channels, stride = spec.stem_channels, 2
+        self.set_stem(ConvNormAct(in_channels, channels, 3, 2, norm_cfg=norm, act=spec.act), channels, stride)
+        for stage in regnet_stages(spec):
+            blocks = []
+            for j in range(stage.depth):
+                blocks.append(
+                    Bottleneck(
+                        channels,
+                        stage.channels,
+                        stage.hidden,
+                        stage.hidden // stage.group_width,
+                        1 if j else 2,
+                        norm,
+                        spec.act,
+                        round(channels * spec.se_ratio),
+                        spec.inverted,
+                    )
+                )
+                channels = stage.channels
+            stride *= 2
+            self.add_stage(blocks, channels, stride)
+        self.finish(out_indices, frozen_stages)
+
+
+_PYCLS = 'pycls model zoo'
+_TV = 'torchvision 0.28 model documentation'
+_TIMM = 'timm 1.0 model cards'
+
+# name -> (parameters in M, multiply-adds in G, source, oracle)
+_PUBLISHED: dict[str, tuple[float, float, str, str]] = {
+    'regnetx_200mf': (2.7, 0.2, _PYCLS, 'timm:regnetx_002'),
+    'regnetx_400mf': (5.2, 0.4, _PYCLS, 'timm:regnetx_004'),
+    'regnetx_600mf': (6.2, 0.6, _PYCLS, 'timm:regnetx_006'),
+    'regnetx_800mf': (7.259656, 0.8, _TV, 'tv:regnet_x_800mf'),
+    'regnetx_1.6gf': (9.190136, 1.603, _TV, 'tv:regnet_x_1_6gf'),
+    'regnetx_3.2gf': (15.296552, 3.177, _TV, 'tv:regnet_x_3_2gf'),
+    'regnetx_4.0gf': (22.1, 4.0, _PYCLS, 'timm:regnetx_040'),
+    'regnetx_6.4gf': (26.2, 6.5, _PYCLS, 'timm:regnetx_064'),
+    'regnetx_8.0gf': (39.572648, 7.995, _TV, 'tv:regnet_x_8gf'),
+    'regnetx_12gf': (46.1, 12.1, _PYCLS, 'timm:regnetx_120'),
+    'regnetx_16gf': (54.278536, 15.941, _TV, 'tv:regnet_x_16gf'),
+    'regnetx_32gf': (107.811560, 31.736, _TV, 'tv:regnet_x_32gf'),
+    'regnety_200mf': (3.2, 0.2, _PYCLS, 'timm:regnety_002'),
+    'regnety_400mf': (4.344144, 0.402, _TV, 'tv:regnet_y_400mf'),
+    'regnety_600mf': (6.1, 0.6, _PYCLS, 'timm:regnety_006'),
+    'regnety_800mf': (6.3, 0.8, _PYCLS, 'timm:regnety_008'),
+    'regnety_1.6gf': (11.202430, 1.612, _TV, 'tv:regnet_y_1_6gf'),
+    'regnety_3.2gf': (19.436338, 3.176, _TV, 'tv:regnet_y_3_2gf'),
+    'regnety_4.0gf': (20.6, 4.0, _PYCLS, 'timm:regnety_040'),
+    'regnety_6.4gf': (30.6, 6.4, _PYCLS, 'timm:regnety_064'),
+    'regnety_8.0gf': (39.2, 8.0, _PYCLS, 'timm:regnety_080'),
+    'regnety_12gf': (51.8, 12.1, _PYCLS, 'timm:regnety_120'),
+    'regnety_16gf': (83.590140, 15.912, _TV, 'tv:regnet_y_16gf'),
+    'regnety_32gf': (145.046770, 32.28, _TV, 'tv:regnet_y_32gf'),
+    'regnetz_500mf': (7.12, 0.52, _TIMM, 'timm:regnetz_005'),
+    'regnetz_4.0gf': (27.12, 4.06, _TIMM, 'timm:regnetz_040'),
+    'regnetz_4.0gf_head': (28.94, 4.12, _TIMM, 'timm:regnetz_040_h'),
+    'regnetx_400mf_tv': (5.495976, 0.414, _TV, 'tv:regnet_x_400mf'),
+    'regnety_800mf_tv': (6.432512, 0.834, _TV, 'tv:regnet_y_800mf'),
+    'regnety_8.0gf_tv': (39.381472, 8.473, _TV, 'tv:regnet_y_8gf'),
+}
+
+
+def _head(spec: RegNetSpec) -> dict[str, Any]:
+    """The classifier's head: a linear layer; what ends linearly is activated (with a convolution, if any) before it."""
+    if spec.head_channels:
+        return dict(hidden_channels=spec.head_channels, act=spec.act)
+    return dict(input_act=spec.act) if spec.inverted else {}
+
+
+VARIANTS: dict[str, Variant] = {
+    name: Variant(
+        family='regnet',
+        backbone=dict(type='eff_plugins.RegNet', arch=name),
+        params=params,
+        macs=macs,
+        source=source,
+        input_size=ARCHS[name].input_size,
+        last_index=3,
+        head=_head(ARCHS[name]),
+        oracle=oracle,
+    )
+    for name, (params, macs, source, oracle) in _PUBLISHED.items()
 }
