@@ -12,7 +12,10 @@ compat.apply()
 
 _LAZY = {
     'InvertedResidualNet': '.models.image.inverted_residual',
+    'RegNet': '.models.image.regnet',
+    'ResNeXt': '.models.image.resnext',
     'TemporalShift': '.models.video.temporal_shift',
+    'TimmBackbone': '.models.image.timm_backbone',
     'adapt': '.config_adapter',
     'get_model': '.hub',
     'list_models': '.hub',

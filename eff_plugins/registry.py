@@ -23,6 +23,7 @@ TYPES: dict[str, dict[str, str]] = {
         'LinearClsHead': '.models.classifiers',
         'RegNet': '.models.image.regnet',
         'ResNeXt': '.models.image.resnext',
+        'TimmBackbone': '.models.image.timm_backbone',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {
