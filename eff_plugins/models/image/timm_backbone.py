@@ -103,9 +103,12 @@ class TimmBackbone(BaseModule):
         """The model without memory, to ask what it has."""
         try:
             with torch.device('meta'):
-                return self._create(False, **kwargs)
+                probe: Any = self._create(False, **kwargs)
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise ValueError(f'timm model {self.model} gives no feature maps: {error}') from error
+        if not probe.feature_info.info:
+            raise ValueError(f'timm model {self.model} gives no feature maps: timm does not describe any')
+        return probe
 
     def _set_norms(self) -> None:
         kind = self.norm_cfg.get('type', 'BN')
