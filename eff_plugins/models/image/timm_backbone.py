@@ -20,7 +20,8 @@ class TimmBackbone(BaseModule):
     """A timm model with ``features_only``: (B, C, H, W) -> one map (B, C', H', W') for each of ``out_indices``.
 
     Maps are numbered by resolution level: 0 = stride 2 ... 4 = stride 32 (the last map of that stride). A transformer whose
-    maps all have one stride (ViT) is numbered by its blocks, from 0. Maps that timm returns channels-last are permuted.
+    maps all have one stride (ViT) is numbered by its blocks, from 0, as are the few models whose strides are no powers of
+    two. Maps that timm returns channels-last are permuted.
 
     Args:
         model: timm's name, for instance ``'resnet18'`` or ``'convnext_atto.d2_in1k'``.
@@ -140,7 +141,7 @@ class TimmBackbone(BaseModule):
         probe = self._probe(out_indices=maps)
         height, width = self.input_size or probe.pretrained_cfg['input_size'][1:]
         outs = probe.eval()(torch.empty(1, self.in_channels, height, width, device='meta'))
-        names, parameters = zip(*probe.named_parameters(), strict=True)
+        names, parameters = zip(*((n, p) for n, p in probe.named_parameters() if p.requires_grad), strict=True)
         gradients = torch.autograd.grad(sum(out.sum() for out in outs), parameters, allow_unused=True)
         return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
@@ -195,9 +196,9 @@ def _check_name(model: str) -> None:
 
 def _places(strides: list[int]) -> dict[int, int]:
     """Out index -> number of the map in timm's list."""
-    if len(strides) > 1 and len({*strides}) == 1:
-        return dict(enumerate(range(len(strides))))
     powers = {stride: place for place, stride in enumerate(strides) if stride > 1 and not stride & (stride - 1)}
+    if not powers or (len(strides) > 1 and len({*strides}) == 1):
+        return dict(enumerate(range(len(strides))))
     return {stride.bit_length() - 2: powers[stride] for stride in sorted(powers)}
 
 

@@ -92,12 +92,26 @@ def test_checkpointing_and_norm_cfg():
         (dict(model='convnext_atto', out_indices=(0,)), r'lie in \(1, 2, 3, 4\)'),
         (dict(model='resnet18', frozen_stages=7), 'frozen_stages=7'),
         (dict(model='resnet18', norm_cfg=dict(type='LN')), 'BN and SyncBN'),
-        (dict(model='sequencer2d_s'), 'gives no feature maps'),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         TimmBackbone(**arguments)
+
+
+def test_a_model_without_feature_maps_is_named(monkeypatch):
+    def create_model(*args, **kwargs):
+        raise RuntimeError('features_only is not implemented')
+
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    with pytest.raises(ValueError, match='resnet18 gives no feature maps: features_only is not implemented'):
+        TimmBackbone('resnet18')
+
+
+def test_strides_that_are_no_powers_of_two_are_numbered_in_order():
+    net = TimmBackbone('sequencer2d_s', out_indices=(0, 1)).eval()
+    assert net.out_strides == (7, 14)
+    assert [tuple(y.shape[1:]) for y in net(torch.rand(1, 3, 56, 56))] == [(192, 8, 8), (384, 4, 4)]
 
 
 def test_fixed_input_sizes_are_said_before_the_computation():
