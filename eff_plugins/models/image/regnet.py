@@ -260,7 +260,8 @@ class RegNet(ImageBackbone):
 
 _PYCLS = 'pycls model zoo'
 _TV = 'torchvision 0.28 model documentation'
-_TIMM = 'timm 1.0 model cards'
+_CARD = 'timm model card'
+_NOMINAL = 'parameters as counted in timm 1.0.31, multiply-adds by its name'
 
 # name -> (parameters in M, multiply-adds in G, source, oracle)
 _PUBLISHED: dict[str, tuple[float, float, str, str]] = {
@@ -288,9 +289,9 @@ _PUBLISHED: dict[str, tuple[float, float, str, str]] = {
     'regnety_12gf': (51.8, 12.1, _PYCLS, 'timm:regnety_120'),
     'regnety_16gf': (83.590140, 15.912, _TV, 'tv:regnet_y_16gf'),
     'regnety_32gf': (145.046770, 32.28, _TV, 'tv:regnet_y_32gf'),
-    'regnetz_500mf': (7.12, 0.52, _TIMM, 'timm:regnetz_005'),
-    'regnetz_4.0gf': (27.12, 4.06, _TIMM, 'timm:regnetz_040'),
-    'regnetz_4.0gf_head': (28.94, 4.12, _TIMM, 'timm:regnetz_040_h'),
+    'regnetz_500mf': (7.122742, 0.5, _NOMINAL, 'timm:regnetz_005'),
+    'regnetz_4.0gf': (27.1168, 4.0, _NOMINAL, 'timm:regnetz_040'),
+    'regnetz_4.0gf_head': (28.9, 4.1, _CARD, 'timm:regnetz_040_h'),
     'regnetx_400mf_tv': (5.495976, 0.414, _TV, 'tv:regnet_x_400mf'),
     'regnety_800mf_tv': (6.432512, 0.834, _TV, 'tv:regnet_y_800mf'),
     'regnety_8.0gf_tv': (39.381472, 8.473, _TV, 'tv:regnet_y_8gf'),
