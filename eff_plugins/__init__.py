@@ -13,7 +13,10 @@ compat.apply()
 _LAZY = {
     'InvertedResidualNet': '.models.image.inverted_residual',
     'LayerSkip': '.models.spatial.layer_skip',
+    'RegNet': '.models.image.regnet',
+    'ResNeXt': '.models.image.resnext',
     'TemporalShift': '.models.video.temporal_shift',
+    'TimmBackbone': '.models.image.timm_backbone',
     'adapt': '.config_adapter',
     'calibrate': '.dynamic',
     'get_model': '.hub',

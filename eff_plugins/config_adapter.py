@@ -77,7 +77,8 @@ def _drop_foreign(model: Any) -> bool:
     backbone = model['backbone']
     if not str(backbone['type']).startswith('eff_plugins.'):
         return False
-    accepted = inspect.signature(MODELS.get(backbone['type']).__init__).parameters
+    cls = MODELS.get(backbone['type'])
+    accepted = inspect.signature(cls.__init__).parameters
     foreign = [key for key in backbone if key in _FOREIGN and key not in accepted]
     if not foreign:
         return False
@@ -86,22 +87,23 @@ def _drop_foreign(model: Any) -> bool:
     _log(f'dropped {", ".join(foreign)}, arguments of another backbone, from model.backbone')
     if model.pop('pretrained', None):  # mmseg's base configs name the weights here
         _log('dropped model.pretrained, the weights of another backbone')
-    if 'out_indices' in backbone:
-        # The family numbers by resolution level (0 = stride 2), ResNets from C2 (stride 4).
+    if 'out_indices' in backbone and getattr(cls, 'first_stride', 2) == 2:
+        # Numbered by resolution level (0 = stride 2), not from C2 (stride 4) as in ResNets.
         backbone['out_indices'] = tuple(i + 1 for i in backbone['out_indices'])
         _log(f'out_indices are resolution levels here: {backbone["out_indices"]}')
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
     if not checkpoint or checkpoint.startswith(_FOREIGN_WEIGHTS):
-        _own_weights(model)
+        arch = accepted.get('arch')
+        _own_weights(model, backbone.get('arch', arch.default if arch else None))
     return True
 
 
-def _own_weights(model: Any) -> None:
+def _own_weights(model: Any, arch: Any) -> None:
     """Replace a foreign backbone's ImageNet weights, and with them the normalisation of the input."""
     from eff_plugins.hub import published_weights
 
     backbone = model['backbone']
-    weights = published_weights(backbone.get('arch', 'efficientnet_lite0'))
+    weights = published_weights(arch)
     if weights is None:
         backbone['init_cfg'] = None
         _log(f'{backbone["type"]} has no published weights for this arch: the backbone starts from random weights')

@@ -22,6 +22,9 @@ TYPES: dict[str, dict[str, str]] = {
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
         'LayerSkip': '.models.spatial.layer_skip',
+        'RegNet': '.models.image.regnet',
+        'ResNeXt': '.models.image.resnext',
+        'TimmBackbone': '.models.image.timm_backbone',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {

@@ -59,6 +59,24 @@ def test_one_changed_type_in_a_resnet_config():
     assert type(MODELS.build(model)).__name__ == 'RetinaNet'
 
 
+@pytest.mark.parametrize(
+    'backbone', [dict(type='eff_plugins.ResNeXt'), dict(type='eff_plugins.RegNet', arch='regnetx_200mf')]
+)
+def test_one_changed_type_to_a_backbone_numbered_like_resnet(backbone):
+    """C2-C5 stay C2-C5; there are no weights, so that the input's normalisation stays, too."""
+    pytest.importorskip('mmdet')
+    cfg = Config.fromfile('tests/data/retinanet_changed_type.py')
+    mean = list(cfg.model.data_preprocessor.mean)
+    cfg.model.backbone.update(backbone)
+    model = adapt(cfg).model
+    assert model.backbone.out_indices == (0, 1, 2, 3) and model.backbone.init_cfg is None
+    assert model.data_preprocessor.mean == mean
+    from mmdet.registry import MODELS
+
+    assert MODELS.build(model).backbone.out_strides == (4, 8, 16, 32)
+    assert tuple(model.neck.in_channels) == backbone_channels(model.backbone)
+
+
 def test_numbers_that_a_user_wrote_stay():
     cfg = Config(dict(model=dict(backbone=BACKBONE, neck=dict(in_channels=[1, 2, 3, 4], out_channels=8))))
     assert adapt(cfg).model.neck.in_channels == [1, 2, 3, 4]

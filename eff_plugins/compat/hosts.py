@@ -24,6 +24,8 @@ EXTRAS = {
     'sklearn': 'data',
     'cv2': 'data',
     'safetensors': 'engine',
+    'timm': 'timm',
+    'torchvision': 'timm',
 }
 
 

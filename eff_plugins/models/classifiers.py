@@ -27,6 +27,7 @@ class LinearClsHead(BaseModule):
         hidden_channels: Channels of the 1x1 convolution before pooling (EfficientNet's head); None leaves it out.
         pooled_channels: Channels of a linear layer between pooling and dropout (MobileNetV3's head); None leaves it out.
         act: Activation of both.
+        input_act: Activation of the map itself, where the backbone ends linearly and no 1x1 convolution follows.
         norm_cfg: Normalisation of the convolution.
         dropout: Probability of dropping a pooled feature in training.
         label_smoothing: Of the cross-entropy loss.
@@ -42,6 +43,7 @@ class LinearClsHead(BaseModule):
         norm_cfg: Mapping | None = None,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        input_act: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -49,6 +51,7 @@ class LinearClsHead(BaseModule):
             raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.input_act = nn.Identity() if input_act is None else ACTIVATIONS[input_act]()
         if hidden_channels is not None:
             self.conv = ConvNormAct(in_channels, hidden_channels, norm_cfg=norm_cfg or dict(type='BN'), act=act)
         if pooled_channels is not None:
@@ -63,7 +66,7 @@ class LinearClsHead(BaseModule):
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, num_classes) from the last of the backbone's maps."""
-        x = feats[-1]
+        x = self.input_act(feats[-1])
         if hasattr(self, 'conv'):
             x = self.conv(x)
         x = x.mean((2, 3))

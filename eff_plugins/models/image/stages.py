@@ -104,12 +104,12 @@ class Network:
         Raises:
             ValueError: A key is unknown or ``stages`` is missing or empty; the message names it.
         """
-        _check_keys(data, cls, 'network')
+        check_keys(data, cls, 'network')
         stages = data.get('stages')
         if not stages:
             raise ValueError("a network description needs 'stages', a list of dict(channels=, repeats=, stride=, ...)")
         for stage in stages:
-            _check_keys(stage, Stage, 'stage')
+            check_keys(stage, Stage, 'stage')
         return cls(**{**data, 'stages': tuple(Stage(**stage) for stage in stages)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,7 +117,8 @@ class Network:
         return asdict(self)
 
 
-def _check_keys(data: Mapping[str, Any], cls: type, what: str) -> None:
+def check_keys(data: Mapping[str, Any], cls: type, what: str) -> None:
+    """Raise ValueError, naming the key, where ``data`` has one that the dataclass ``cls`` lacks."""
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in data:
         if key not in known:
@@ -139,26 +140,33 @@ def archs() -> dict[str, Network]:
 
 
 def resolve_arch(arch: str | Mapping[str, Any] | Network) -> Network:
-    """The stage table behind ``arch``.
+    """The stage table behind ``arch``: a name in ``archs()`` or what :func:`resolve_description` reads."""
+    return resolve_description(arch, archs(), Network, 'stages')
+
+
+def resolve_description(arch: Any, known: Mapping[str, Any], cls: type, kind: str) -> Any:
+    """The description of a network behind the argument ``arch`` of a backbone.
 
     Args:
-        arch: A name in ``archs()``, the path of an ``arch.json`` file, a description as ``Network.from_dict`` reads it, or a
-            :class:`Network`.
+        arch: A name in ``known``, the path of an ``arch.json`` file, a description as ``from_dict`` of ``cls`` reads it, or
+            a ``cls``.
+        known: The family's descriptions by name.
+        cls: Class of the description.
+        kind: What ``kind`` has to be in the file.
 
     Raises:
         ValueError: The name is unknown (the nearest names are given) or the description is faulty.
     """
-    if isinstance(arch, Network):
+    if isinstance(arch, cls):
         return arch
     if isinstance(arch, Mapping):
-        return Network.from_dict(arch)
-    known = archs()
+        return cls.from_dict(arch)  # type: ignore[attr-defined]
     if arch in known:
         return known[arch]
     if arch.endswith('.json'):
         content = json.loads(Path(arch).read_text())
-        if content.get('kind') != 'stages':
-            raise ValueError(f"{arch}: kind is {content.get('kind')!r}, the inverted-residual family reads 'stages'")
-        return Network.from_dict(content['network'])
+        if content.get('kind') != kind:
+            raise ValueError(f'{arch}: kind is {content.get("kind")!r}, this family reads {kind!r}')
+        return cls.from_dict(content['network'])  # type: ignore[attr-defined]
     near = difflib.get_close_matches(arch, known, n=3, cutoff=0.3)
     raise ValueError(f'unknown arch {arch!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(known)}')

@@ -29,10 +29,10 @@ def test_a_different_network_is_noticed(monkeypatch):
     from eff_plugins.models.image import stages
 
     name = 'mnasnet_small'
-    for change in (dict(act='relu6'), dict(padding='same'), dict(se_gate='hsigmoid')):
+    for change in (dict(act='relu6'), dict(padding='same'), dict(se_gate='hsigmoid'), dict(norm_eps=1e-3)):
         altered = dataclasses.replace(stages.archs()[name], **change)
         monkeypatch.setitem(stages.archs(), name, altered)
-        assert differences(name, [(96, 96)])['relative'] > 1e-3, change
+        assert differences(name, [(96, 96)])['relative'] > 2e-4, change
         monkeypatch.undo()
 
 
