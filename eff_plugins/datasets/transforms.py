@@ -52,10 +52,18 @@ class _ImageTransform:
 
 @TRANSFORMS.register_module()
 class ResizeShortSide(_ImageTransform):
-    """Resize so that the short side is ``size`` pixels, bicubic with antialiasing, aspect ratio kept."""
+    """Resize so that the short side is ``size`` pixels, with antialiasing, aspect ratio kept.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: Pixels.
+        interpolation: ``'bicubic'`` or ``'bilinear'``.
+    """
+
+    def __init__(self, size: int, interpolation: str = 'bicubic') -> None:
+        if interpolation not in ('bicubic', 'bilinear'):
+            raise ValueError(f"interpolation={interpolation!r} must be 'bicubic' or 'bilinear'")
         self.size = size
+        self.interpolation = interpolation
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         from PIL import Image
@@ -67,7 +75,7 @@ class ResizeShortSide(_ImageTransform):
             shape = (self.size, int(self.size * height / width))
         if shape == (width, height):
             return image
-        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC))
+        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling[self.interpolation.upper()]))
 
 
 @TRANSFORMS.register_module()

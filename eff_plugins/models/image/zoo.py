@@ -87,3 +87,15 @@ def variant(name: str) -> Variant:
             f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; eff_plugins.list_models() lists all'
         )
     return known[name]
+
+
+def variant_of(backbone: Mapping[str, Any]) -> str | None:
+    """The variant whose backbone a config describes, or None.
+
+    Args:
+        backbone: Config with every argument that tells variants apart.
+    """
+    for name, row in variants().items():
+        if all(backbone.get(key) == value for key, value in row.backbone.items()):
+            return name
+    return None
