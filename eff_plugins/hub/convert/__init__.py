@@ -110,7 +110,8 @@ def source_of(name: str, state: Mapping[str, Tensor]) -> str | None:
     if any(key.startswith(('backbone.', 'head.')) for key in state):
         return None
     shares = {}
-    for source in ('timm', 'tv', 'pypi'):
+    first = str(variant(name).oracle).partition(':')[0]  # of two whose keys are the same
+    for source in sorted(('timm', 'tv', 'pypi'), key=lambda s: s != first):
         try:
             prefixes = keys(name, source).prefixes
         except ValueError:

@@ -90,12 +90,14 @@ def variant(name: str) -> Variant:
 
 
 def variant_of(backbone: Mapping[str, Any]) -> str | None:
-    """The variant whose backbone a config describes, or None.
+    """The variant whose backbone a config describes, or None; the one with the most arguments in common.
 
     Args:
         backbone: Config with every argument that tells variants apart.
     """
-    for name, row in variants().items():
-        if all(backbone.get(key) == value for key, value in row.backbone.items()):
-            return name
-    return None
+    fitting = [
+        name
+        for name, row in variants().items()
+        if all(backbone.get(key) == value for key, value in row.backbone.items())
+    ]
+    return max(fitting, key=lambda name: len(variant(name).backbone), default=None)
