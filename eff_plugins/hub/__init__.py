@@ -109,6 +109,7 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
 
     Raises:
         ValueError: Unknown name (the nearest are given), no such weights, or another number of classes than they have.
+        FileNotFoundError: ``pretrained`` is a path without a file.
         FetchError: The weights cannot be downloaded; the message says where to put the file.
     """
     variant(name)
@@ -146,8 +147,10 @@ def _published(name: str, pretrained: bool | str | Path) -> Weights | None:
         rows = weights_of(name)
     elif pretrained in SOURCES:
         rows = weights_of(name, str(pretrained))
-    else:
+    elif '://' in str(pretrained) or Path(str(pretrained)).expanduser().is_file():
         return None
+    else:
+        raise FileNotFoundError(f'pretrained={str(pretrained)!r} is no file and none of True, {", ".join(SOURCES)}')
     if not rows:
         others = ', '.join(row.uri for row in weights_of(name))
         asked = '' if pretrained is True else f' in {str(pretrained).partition(":")[0]}'

@@ -46,11 +46,17 @@ def load_from_hashed(filename: str, map_location: Any = None) -> dict:
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy ``state`` into ``module``, all of it or nothing.
 
+    A dense network's weights fit its dynamic form, too: where ``state`` has nothing of a policy (``is_policy``), the policy
+    keeps what it has.
+
     Raises:
         ValueError: Keys are missing or unexpected, or shapes differ; all of them are listed.
     """
     own = module.state_dict()
-    faults = [f'missing {key}' for key in own if key not in state and not key.endswith('num_batches_tracked')]
+    prefixes = tuple(f'{name}.' for name, part in module.named_modules() if getattr(part, 'is_policy', False))
+    policy = {key for key in own if key.startswith(prefixes)} if prefixes else set()
+    wanted = set(own) - policy if policy.isdisjoint(state) else set(own)
+    faults = [f'missing {key}' for key in own if key in wanted - set(state) and not key.endswith('num_batches_tracked')]
     faults += [f'unexpected {key}' for key in state if key not in own]
     faults += [
         f'{key} is {tuple(value.shape)}, the model has {tuple(own[key].shape)}'
