@@ -253,19 +253,28 @@ def readme(folder: Path, members: dict[str, Variant]) -> str:
         'Figures are the published ones of the classifier with 1000 classes; their sources and the licences of the weights',
         f'are in [metafile.yml](metafile.yml). {loading} gives a classifier; see',
         '[weights](../../docs/weights.md).',
+    ]
+    return '\n'.join([*lines, *_training(folder)]) + '\n'
+
+
+def _training(folder: Path) -> list[str]:
+    """Lines about a family's configs."""
+    configs = _configs(folder)
+    if not configs:
+        return []
+    rows = [
+        f'| [{Path(path).stem}]({Path(path).name}) | {name} | `bash tools/dist_train.sh {path} 8` |'
+        for path, name in configs.items()
+    ]
+    return [
         '',
         '| config | network | command |',
         '|---|---|---|',
-    ]
-    for path, name in _configs(folder).items():
-        link = f'[{Path(path).stem}]({Path(path).name})'
-        lines.append(f'| {link} | {name} | `bash tools/dist_train.sh {path} 8` |')
-    lines += [
+        *rows,
         '',
         'Data: `$EFF_PLUGINS_DATA/imagenet/{train,val}` with one folder a class. The recipe is a common one for small',
         "networks, not the papers'; no accuracy is claimed for it.",
     ]
-    return '\n'.join(lines) + '\n'
 
 
 def files(root: Path) -> Iterator[tuple[Path, str]]:

@@ -27,7 +27,7 @@ def test_there_and_back(name):
     pytest.importorskip({'tv': 'torchvision'}.get(source, source))
     with torch.device('meta'):
         shapes = build_classifier(name).state_dict()
-        theirs = build_oracle(oracle)
+    theirs = build_oracle(oracle)
     ours = {key: torch.full(value.shape, float(i)).to(value.dtype) for i, (key, value) in enumerate(shapes.items())}
     exported = from_ours(name, ours, source)
     kept = {key for key in theirs.state_dict() if not key.startswith('aux')}
