@@ -107,7 +107,7 @@ def from_ours(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, 
 
 def source_of(name: str, state: Mapping[str, Tensor]) -> str | None:
     """Whose keys a state dict of a variant has: ``'timm'``, ``'tv'``, ``'pypi'``, or None for our own and unknown ones."""
-    if any(key.startswith(('backbone.', 'head.')) for key in state):
+    if any(key.startswith('backbone.') for key in state):
         return None
     shares = {}
     first = str(variant(name).oracle).partition(':')[0]  # of two whose keys are the same
