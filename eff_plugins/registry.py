@@ -47,6 +47,7 @@ TYPES: dict[str, dict[str, str]] = {
         'ResizeShortSide': '.datasets.transforms',
         'CenterCrop': '.datasets.transforms',
         'PadCrop': '.datasets.transforms',
+        'RandomAreaCrop': '.datasets.transforms',
         'FlipImage': '.datasets.transforms',
         'PackClsInputs': '.datasets.transforms',
         'PointsInCameraView': '.datasets.kitti_raw',

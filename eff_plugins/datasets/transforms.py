@@ -50,12 +50,24 @@ class _ImageTransform:
         raise NotImplementedError(f'{type(self).__name__} must define apply')
 
 
+def _interpolation(name: str) -> str:
+    if name not in ('bicubic', 'bilinear'):
+        raise ValueError(f"interpolation={name!r} must be 'bicubic' or 'bilinear'")
+    return name
+
+
 @TRANSFORMS.register_module()
 class ResizeShortSide(_ImageTransform):
-    """Resize so that the short side is ``size`` pixels, bicubic with antialiasing, aspect ratio kept."""
+    """Resize so that the short side is ``size`` pixels, with antialiasing, aspect ratio kept.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: Pixels.
+        interpolation: ``'bicubic'`` or ``'bilinear'``.
+    """
+
+    def __init__(self, size: int, interpolation: str = 'bicubic') -> None:
         self.size = size
+        self.interpolation = _interpolation(interpolation)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         from PIL import Image
@@ -67,7 +79,7 @@ class ResizeShortSide(_ImageTransform):
             shape = (self.size, int(self.size * height / width))
         if shape == (width, height):
             return image
-        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC))
+        return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling[self.interpolation.upper()]))
 
 
 @TRANSFORMS.register_module()
@@ -103,6 +115,50 @@ class PadCrop(_ImageTransform):
         padded = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
         top, left = np.random.randint(0, 2 * self.padding + 1, 2)
         return padded[top : top + height, left : left + width]
+
+
+@TRANSFORMS.register_module()
+class RandomAreaCrop(_ImageTransform):
+    """Cut a random window and resize it to ``size`` x ``size``, as Szegedy et al. (CVPR 2015, section 6) do.
+
+    Args:
+        size: Pixels.
+        area: Range of the window's area as a share of the picture's.
+        ratio: Range of its width / height, drawn evenly on a logarithmic scale.
+        interpolation: ``'bicubic'`` or ``'bilinear'``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        area: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = 'bilinear',
+    ) -> None:
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError(f'area={tuple(area)} must ascend within (0, 1]')
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f'ratio={tuple(ratio)} must ascend and be positive')
+        self.size, self.area, self.ratio = size, area, ratio
+        self.interpolation = _interpolation(interpolation)
+
+    def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, top, width and height; after ten windows that do not fit, the largest central square."""
+        for _ in range(10):
+            pixels = np.random.uniform(*self.area) * height * width
+            ratio = np.exp(np.random.uniform(*np.log(self.ratio)))
+            w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                return np.random.randint(width - w + 1), np.random.randint(height - h + 1), w, h
+        side = min(height, width)
+        return (width - side) // 2, (height - side) // 2, side, side
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        left, top, w, h = self._window(*image.shape[:2])
+        window = Image.fromarray(np.ascontiguousarray(image[top : top + h, left : left + w]))
+        return np.asarray(window.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()]))
 
 
 @TRANSFORMS.register_module()

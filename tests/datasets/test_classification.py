@@ -66,3 +66,26 @@ def test_transforms():
     assert TRANSFORMS.build(dict(type='PadCrop', padding=2)).apply(image).shape == image.shape
     with pytest.raises(ValueError, match='smaller than the 20x20 crop'):
         TRANSFORMS.build(dict(type='CenterCrop', size=20)).apply(image)
+
+
+def test_random_area_crop():
+    """Windows lie inside, have the asked area and shape, and what does not fit becomes the central square."""
+    from eff_plugins.datasets.transforms import RandomAreaCrop
+
+    np.random.seed(0)
+    crop = RandomAreaCrop(8, area=(0.2, 0.5))
+    shares, ratios = [], []
+    for _ in range(200):
+        left, top, w, h = crop._window(60, 100)
+        assert left >= 0 and top >= 0 and left + w <= 100 and top + h <= 60
+        shares.append(w * h / 6000)
+        ratios.append(w / h)
+    assert min(shares) > 0.18 and max(shares) < 0.52 and max(shares) - min(shares) > 0.25
+    assert 0.7 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.4
+    assert RandomAreaCrop(8, area=(1.0, 1.0))._window(10, 100) == (45, 0, 10, 10)
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[:, 50:] = 200
+    assert crop.apply(image).shape == (8, 8, 3)
+    for wrong in (dict(area=(0.0, 1.0)), dict(ratio=(2.0, 1.0)), dict(interpolation='nearest')):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            RandomAreaCrop(8, **wrong)

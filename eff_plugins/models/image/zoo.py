@@ -87,3 +87,17 @@ def variant(name: str) -> Variant:
             f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; eff_plugins.list_models() lists all'
         )
     return known[name]
+
+
+def variant_of(backbone: Mapping[str, Any]) -> str | None:
+    """The variant whose backbone a config describes, or None; the one with the most arguments in common.
+
+    Args:
+        backbone: Config with every argument that tells variants apart.
+    """
+    fitting = [
+        name
+        for name, row in variants().items()
+        if all(backbone.get(key) == value for key, value in row.backbone.items())
+    ]
+    return max(fitting, key=lambda name: len(variant(name).backbone), default=None)
