@@ -18,9 +18,13 @@ from mmengine.registry import Registry
 # registry name -> type -> module that defines it (relative to this package)
 TYPES: dict[str, dict[str, str]] = {
     'model': {
+        'GoogLeNet': '.models.image.googlenet',
         'InvertedResidualNet': '.models.image.inverted_residual',
+        'ShuffleNetV1': '.models.image.shufflenet',
+        'ShuffleNetV2': '.models.image.shufflenet',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
+        'SplitTransformMerge': '.models.layers.split_transform_merge',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {
