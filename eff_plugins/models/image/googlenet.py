@@ -17,6 +17,7 @@ from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.zoo import Variant
 from eff_plugins.models.layers.conv import ConvNormAct
 from eff_plugins.models.layers.split_transform_merge import SplitTransformMerge
+from eff_plugins.models.layers.stm_forms import Site, inception
 from eff_plugins.registry import MODELS
 
 # Stages 3, 4 and 5; a block's channels: 1x1, reduction before 3x3, 3x3, reduction before 5x5, 5x5, after pooling
@@ -77,8 +78,8 @@ class GoogLeNet(ImageBackbone):
             blocks = [nn.MaxPool2d(pool, 2, ceil_mode=True)]
             for widths in stage:
                 out = widths[0] + widths[2] + widths[4] + widths[5]
-                inception = dict(form='inception', widths=widths, large_kernel=large_kernel)
-                blocks.append(SplitTransformMerge(channels, out, norm_cfg=norm_cfg, **inception))
+                block = inception(Site(channels, out), widths, large_kernel)
+                blocks.append(SplitTransformMerge(channels, out, form=block, norm_cfg=norm_cfg))
                 channels = out
             stride *= 2
             self.add_stage(blocks, channels, stride)
@@ -87,7 +88,9 @@ class GoogLeNet(ImageBackbone):
 
 # Table 1's operations add up to 1.502 G, but it counts 34 M for the first convolution, which has 118 M (7 * 7 * 3 * 64 *
 # 112 * 112).
-_PAPER = 'Szegedy et al., CVPR 2015, table 1, first convolution corrected; parameters of its Caffe model (Open Model Zoo)'
+_PAPER = (
+    'Szegedy et al., CVPR 2015, table 1, first convolution corrected; parameters of its Caffe model (Open Model Zoo)'
+)
 VARIANTS = {
     'googlenet': Variant(
         family='googlenet',

@@ -136,17 +136,20 @@ class ShuffleNetV2(_ShuffleNet):
         self.finish(out_indices, frozen_stages)
 
 
-_CV = 'parameters: pytorchcv; multiply-adds: Zhang et al., CVPR 2018, table 1'
+_TABLE = (
+    'multiply-adds: Zhang et al., CVPR 2018, table 1, and the linear layer, which it leaves out; parameters: pytorchcv'
+)
+_PAPER = 'multiply-adds: Zhang et al., CVPR 2018, table 2; parameters: pytorchcv'
 _AUTHORS = "the authors' repository (megvii-model/ShuffleNet-Series)"
 
 # name -> (groups, width, stem channels, parameters in M, multiply-adds in G, source)
 _V1: dict[str, tuple[int, float, int, float, float, str]] = {
-    'shufflenetv1_g1_100': (1, 1.0, 24, 1.531936, 0.143, _CV),
-    'shufflenetv1_g2_100': (2, 1.0, 24, 1.733848, 0.140, _CV),
-    'shufflenetv1_g3_100': (3, 1.0, 24, 1.865728, 0.137, _CV),
-    'shufflenetv1_g4_100': (4, 1.0, 24, 1.968344, 0.133, _CV),
-    'shufflenetv1_g8_100': (8, 1.0, 24, 2.434768, 0.137, _CV),
-    'shufflenetv1_g3_050': (3, 0.5, 12, 0.718324, 0.038, _CV),
+    'shufflenetv1_g1_100': (1, 1.0, 24, 1.531936, 0.143 + 0.000576, _TABLE),
+    'shufflenetv1_g2_100': (2, 1.0, 24, 1.733848, 0.140 + 0.000800, _TABLE),
+    'shufflenetv1_g3_100': (3, 1.0, 24, 1.865728, 0.137 + 0.000960, _TABLE),
+    'shufflenetv1_g4_100': (4, 1.0, 24, 1.968344, 0.133 + 0.001088, _TABLE),
+    'shufflenetv1_g8_100': (8, 1.0, 24, 2.434768, 0.137 + 0.001536, _TABLE),
+    'shufflenetv1_g3_050': (3, 0.5, 12, 0.718324, 0.038, _PAPER),
     'shufflenetv1_g3_150': (3, 1.5, 24, 3.4, 0.292, _AUTHORS),
     'shufflenetv1_g3_200': (3, 2.0, 48, 5.4, 0.524, _AUTHORS),
 }

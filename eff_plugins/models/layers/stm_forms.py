@@ -185,6 +185,8 @@ def inception(
         if site.out_channels % 16:
             raise ValueError(f"form 'inception': out_channels={site.out_channels} is no multiple of 16; give widths=")
         widths = [site.out_channels * share // 16 for share in (4, 6, 8, 1, 2, 2)]
+    if large_kernel is not None and large_kernel % 2 == 0:
+        raise ValueError(f"form 'inception': large_kernel={large_kernel} must be odd")
     if len(widths) != 6:
         raise ValueError(f"form 'inception': widths={tuple(widths)} must have 6 entries")
     one, reduce_mid, mid, reduce_large, large, pooled = widths
@@ -221,9 +223,7 @@ def resnext(
 
 def depthwise_separable(site: Site, act: str | None = 'relu') -> Block:
     """Depthwise kxk, 1x1. Source: Howard et al., "MobileNets", 2017, figure 3."""
-    return Block(
-        ((site.filter(site.in_channels, groups=site.in_channels, act=act), Conv(site.out_channels, act=act)),)
-    )
+    return Block(((site.filter(site.in_channels, groups=site.in_channels, act=act), Conv(site.out_channels, act=act)),))
 
 
 def shufflenet_v1(
@@ -256,15 +256,13 @@ def shufflenet_v1(
             f'in_channels={site.in_channels}, which are passed on'
         )
     own = site.out_channels - site.in_channels if concat else site.out_channels
-    path = (
-        Conv(hidden, groups=groups if first_groups is None else first_groups, act=act),
-        *([Shuffle(groups)] if groups > 1 else []),
-        site.filter(hidden, groups=hidden, act=None),
-        Conv(own, groups=groups, act=None),
-    )
+    path: list[Step] = [Conv(hidden, groups=groups if first_groups is None else first_groups, act=act)]
+    if groups > 1:
+        path.append(Shuffle(groups))
+    path += [site.filter(hidden, groups=hidden, act=None), Conv(own, groups=groups, act=None)]
     if pools:
-        return Block(((Pool('avg', stride=site.stride),), path), merge='concat' if concat else 'sum', act=act)
-    return Block((path,), residual=residual and site.keeps_shape, act=act)
+        return Block(((Pool('avg', stride=site.stride),), tuple(path)), merge='concat' if concat else 'sum', act=act)
+    return Block((tuple(path),), residual=residual and site.keeps_shape, act=act)
 
 
 def shufflenet_v2(site: Site, act: str | None = 'relu') -> Block:
@@ -316,7 +314,7 @@ def fused_mbconv(
 
     Source: Tan & Le, "EfficientNetV2", ICML 2021, figure 2.
     """
-    path = (site.filter(int(site.in_channels * expand), act=act), *_excite(site, se, act, gate))
+    path: list[Step] = [site.filter(int(site.in_channels * expand), act=act), *_excite(site, se, act, gate)]
     return Block(((*path, Conv(site.out_channels, act=None)),), residual=residual and site.keeps_shape)
 
 
