@@ -195,26 +195,26 @@ def test_linear_output_leaves_normalisation_to_the_host(form):
             assert isinstance(path[-1], torch.nn.Conv2d) and path[-1].bias is not None
 
 
+def narrow_resnet(kind, form, replaced, **arguments):
+    """Config of a framework's ResNet-50 at a quarter of the width with the block in the stages ``replaced``."""
+    dcn = dict(type='eff_plugins.SplitTransformMerge', form=form, linear_output=True, **OPTIONS.get(form, {}))
+    return dict(type=kind, depth=50, stem_channels=16, base_channels=16, dcn=dcn, stage_with_dcn=replaced, **arguments)
+
+
 @pytest.mark.parametrize('form', FORMS)
 def test_it_replaces_the_3x3_of_mmdets_resnet(form):
-    mmdet = pytest.importorskip('mmdet.models')
-    dcn = dict(type='eff_plugins.SplitTransformMerge', form=form, linear_output=True, **OPTIONS.get(form, {}))
-    net = mmdet.ResNet(50, stem_channels=16, base_channels=16, dcn=dcn, stage_with_dcn=(False, True, True, True))
-    check_training_step(net, [False, True, True, True], [64, 128, 256, 512], [16, 8, 4, 2])
+    pytest.importorskip('mmdet')
+    replaced = (False, True, True, True)
+    net = MODELS.build(narrow_resnet('mmdet.ResNet', form, replaced))
+    check_training_step(net, replaced, [64, 128, 256, 512], [16, 8, 4, 2])
 
 
 def test_it_replaces_the_dilated_3x3_of_mmsegs_resnet():
-    mmseg = pytest.importorskip('mmseg.models')
-    net = mmseg.ResNetV1c(
-        depth=50,
-        stem_channels=16,
-        base_channels=16,
-        strides=(1, 2, 1, 1),
-        dilations=(1, 1, 2, 4),
-        dcn=dict(type='eff_plugins.SplitTransformMerge', form='inception', linear_output=True),
-        stage_with_dcn=(False, False, True, True),
-    )
-    check_training_step(net, [False, False, True, True], [64, 128, 256, 512], [16, 8, 8, 8])
+    pytest.importorskip('mmseg')
+    replaced = (False, False, True, True)
+    dilated = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    net = MODELS.build(narrow_resnet('mmseg.ResNetV1c', 'inception', replaced, **dilated))
+    check_training_step(net, replaced, [64, 128, 256, 512], [16, 8, 8, 8])
 
 
 def check_training_step(net, replaced, channels, sides):
