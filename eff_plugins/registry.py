@@ -18,6 +18,8 @@ from mmengine.registry import Registry
 # registry name -> type -> module that defines it (relative to this package)
 TYPES: dict[str, dict[str, str]] = {
     'model': {
+        'AuxClsHead': '.models.aux_classifier',
+        'AuxImageClassifier': '.models.aux_classifier',
         'GoogLeNet': '.models.image.googlenet',
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ShuffleNetV1': '.models.image.shufflenet',
