@@ -18,13 +18,19 @@ from mmengine.registry import Registry
 # registry name -> type -> module that defines it (relative to this package)
 TYPES: dict[str, dict[str, str]] = {
     'model': {
+        'AuxClsHead': '.models.aux_classifier',
+        'AuxImageClassifier': '.models.aux_classifier',
+        'GoogLeNet': '.models.image.googlenet',
         'InvertedResidualNet': '.models.image.inverted_residual',
+        'ShuffleNetV1': '.models.image.shufflenet',
+        'ShuffleNetV2': '.models.image.shufflenet',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
         'LayerSkip': '.models.spatial.layer_skip',
         'RegNet': '.models.image.regnet',
         'ResNeXt': '.models.image.resnext',
         'TimmBackbone': '.models.image.timm_backbone',
+        'SplitTransformMerge': '.models.layers.split_transform_merge',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {

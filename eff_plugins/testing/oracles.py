@@ -35,7 +35,7 @@ def build_oracle(name: str) -> nn.Module:
         return require('timm', f'oracle {name}').create_model(model, pretrained=False).eval()
     if source == 'tv':
         models = require('torchvision', f'oracle {name}').models
-        extra = dict(init_weights=False) if model == 'googlenet' else {}
+        extra = dict(init_weights=False, aux_logits=False) if model == 'googlenet' else {}
         return models.get_model(model, weights=None, **extra).eval()
     raise ValueError(f'oracle {name!r} must be timm:NAME or tv:NAME')
 

@@ -12,7 +12,7 @@ from typing import Any
 from eff_plugins.models.image.stages import Network
 
 # Modules with a table VARIANTS: name -> Variant
-FAMILIES = ('.mobile', '.efficient', '.resnext', '.regnet')
+FAMILIES = ('.mobile', '.efficient', '.googlenet', '.shufflenet', '.resnext', '.regnet')
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class ConvNormAct(nn.Sequential):
         groups: Groups of the convolution.
         norm_cfg: See :func:`build_norm`.
         act: A key of ``ACTIVATIONS``, or None.
-        padding: ``'symmetric'`` pads (kernel_size - 1) / 2 on every side; ``'same'`` as TensorFlow does.
+        padding: ``'symmetric'`` pads dilation * (kernel_size - 1) / 2 on every side; ``'same'`` as TensorFlow does.
+        dilation: Spacing of the kernel's taps.
     """
 
     def __init__(
@@ -87,14 +88,13 @@ class ConvNormAct(nn.Sequential):
         norm_cfg: Mapping,
         act: str | None,
         padding: str = 'symmetric',
+        dilation: int = 1,
     ) -> None:
         super().__init__()
+        pads, conv_class = dilation * (kernel_size - 1) // 2, nn.Conv2d
         if padding == 'same' and stride > 1:
-            conv: nn.Conv2d = SamePadConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
-        else:
-            conv = nn.Conv2d(
-                in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False
-            )
+            pads, conv_class = 0, SamePadConv2d
+        conv = conv_class(in_channels, out_channels, kernel_size, stride, pads, dilation, groups, bias=False)
         self.conv = conv
         self.norm = build_norm(norm_cfg, out_channels)
         if act is not None:

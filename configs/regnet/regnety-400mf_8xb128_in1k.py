@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/models/classifier_in1k.py',
+    '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/imagenet_sgd.py',
+    '../_base_/cls_runtime.py',
+]
+model = dict(
+    backbone=dict(type='eff_plugins.RegNet', arch='regnety_400mf', out_indices=(3,)),
+)
