@@ -183,7 +183,7 @@ def device_name(device: str) -> str:
 
 def report(results: Sequence[Result]) -> str:
     """A table to read."""
-    rows = [('model', 'batch', 'input', 'params (M)', 'MACs (G)', 'p50 (ms)', 'p90 (ms)', 'pictures/s', 'ratio [95 %]')]
+    rows = [('model', 'batch', 'input', 'params (M)', 'MACs (G)', 'p50 (ms)', 'p90 (ms)', 'samples/s', 'ratio [95 %]')]
     for result in results:
         row = result.row
         ratio = result.ratio

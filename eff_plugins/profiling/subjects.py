@@ -169,7 +169,7 @@ class ConfigSubject(Subject):
 
     def input_size(self, batch: Any) -> tuple[int, int] | None:
         inputs = self.model.data_preprocessor(batch, False)['inputs']  # type: ignore[operator]
-        return tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) and inputs.dim() == 4 else None
+        return tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) and inputs.dim() >= 4 else None
 
 
 def split_specs(words: Sequence[str]) -> list[tuple[str, str | None]]:
