@@ -20,39 +20,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import eff_plugins  # noqa: F401  (first: its fixes must be in place before timm or torchvision is imported)
 import torch
+from torch import Tensor, nn
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before timm or torchvision is imported)
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.deploy.export import max_difference
 from eff_plugins.engine.runs import friendly, table
-from eff_plugins.hub import build_classifier, load_strict
-from eff_plugins.hub.convert import keys, rename
 from eff_plugins.models.image.zoo import variant
 from eff_plugins.profiling.benchmark import device_name, write_csv
 from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.profiling.subjects import pictures
 from eff_plugins.testing.families import families
-from eff_plugins.testing.oracles import build_oracle, randomise
-from torch import Tensor, nn
+from eff_plugins.testing.oracles import same_weights
 
 LIMIT = 1.03
 WIDTH = 0.02  # of the interval at which no further rounds are run
-
-
-def same_weights(name: str, oracle: str) -> tuple[nn.Module, nn.Module]:
-    """Our classifier and theirs, with the same random weights, norm statistics and epsilons."""
-    theirs = build_oracle(oracle)
-    randomise(theirs)
-    prefixes = keys(name, oracle.partition(':')[0]).prefixes
-    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith('num_batches_tracked')}
-    ours = build_classifier(name).eval()
-    load_strict(ours, rename(state, prefixes), oracle)
-    for their_path, our_path in prefixes.items():
-        module = theirs.get_submodule(their_path)
-        if isinstance(module, nn.BatchNorm2d):
-            ours.get_submodule(our_path).eps = module.eps  # type: ignore[assignment]
-    return ours, theirs
 
 
 class OnTwoClocks:
@@ -89,9 +73,8 @@ def ratios(
 
 def family_rows(family: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     described = variant(name)
-    assert described.oracle is not None
     how = Preparation()
-    ours, theirs = (prepare(model, how) for model in same_weights(name, described.oracle))
+    ours, theirs = (prepare(model, how) for model in same_weights(name)[:2])
     rows = []
     for batch_size in args.batch_size:
         x = how.inputs(pictures(batch_size, described.input_size, 'real', 1)[0])
@@ -163,7 +146,17 @@ def main() -> None:
             fresh.append(row)
             if args.out:
                 write_csv(args.out, sorted(rows + fresh, key=lambda r: (r['family'], r['model'], int(r['batch_size']))))
-    shown = ('family', 'model', 'against', 'batch_size', 'latency_ms_p50', 'against_ms_p50', 'ratio', 'ratio_high', 'cpu_ratio')
+    shown = (
+        'family',
+        'model',
+        'against',
+        'batch_size',
+        'latency_ms_p50',
+        'against_ms_p50',
+        'ratio',
+        'ratio_high',
+        'cpu_ratio',
+    )
     print(table([shown, *([str(row[key]) for key in shown] for row in fresh)]))
     slow = [f'{row["model"]} at batch {row["batch_size"]}' for row in fresh if float(row['ratio_high']) > LIMIT]
     if slow:

@@ -4,14 +4,15 @@ import argparse
 import shlex
 import sys
 
-import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 import torch
+from mmengine.config import DictAction
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.deploy import Preparation
 from eff_plugins.engine.runs import friendly
 from eff_plugins.profiling.benchmark import Settings, compare, report, write_results
 from eff_plugins.profiling.latency import busy_note
 from eff_plugins.profiling.subjects import find_subject, split_specs
-from mmengine.config import DictAction
 
 
 def parse() -> argparse.Namespace:
@@ -23,7 +24,9 @@ def parse() -> argparse.Namespace:
         help='a name of eff_plugins.list_models(), timm:NAME, tv:NAME (torchvision) or a config, which a checkpoint may follow',
     )
     parser.add_argument(
-        '--against', metavar='MODEL', help="second model, timed in turn with each; 'oracle': each one's own of timm or torchvision"
+        '--against',
+        metavar='MODEL',
+        help="second model, timed in turn with each; 'oracle': each one's own of timm or torchvision",
     )
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1, 8], metavar='B')
     parser.add_argument('--size', type=int, help='side of the input (default: 224, or what a config says)')

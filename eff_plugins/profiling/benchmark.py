@@ -118,9 +118,7 @@ def compare(subject: Subject, other: Subject | None, settings: Settings) -> list
             count = min(map(len, inputs))
             timed: list[list[float]] = [[] for _ in subjects]
             for i in range(count):
-                calls = {
-                    str(j): _call(s, prepared[j], inputs[j][i], how) for j, s in enumerate(subjects)
-                }
+                calls = {str(j): _call(s, prepared[j], inputs[j][i], how) for j, s in enumerate(subjects)}
                 # of 10 repeats over 3 batches: 4, 3, 3
                 repeats = settings.repeats // count + (i < settings.repeats % count)
                 found = time_interleaved(calls, repeats, settings.warmup if i == 0 else 1, how.device)

@@ -116,7 +116,7 @@ class ConfigSubject(Subject):
 
     def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
         if size is not None:
-            raise ValueError(f"{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options")
+            raise ValueError(f'{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options')
         if data == 'real':
             try:
                 return self._own(batch_size, count)
@@ -146,7 +146,9 @@ class ConfigSubject(Subject):
 
         rng = np.random.default_rng(0)
         images = (
-            _photographs() if data == 'real' else [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(2)]
+            _photographs()
+            if data == 'real'
+            else [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(2)]
         )
         pipeline = picture_pipeline(self.cfg)
         with tempfile.TemporaryDirectory() as folder:

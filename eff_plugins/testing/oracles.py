@@ -73,6 +73,34 @@ def _outputs_of(model: nn.Module, names: list[str], x: Tensor) -> tuple[list[Ten
     return [caught[name] for name in names], whole
 
 
+def same_weights(name: str, oracle: str | None = None) -> tuple[nn.Module, nn.Module, Keys]:
+    """A variant's classifier and its oracle with the same random weights and norm statistics, in eval mode.
+
+    Args:
+        name: Variant of the zoo.
+        oracle: In place of the variant's own.
+
+    Returns:
+        Ours, theirs, and the table by which their keys became ours.
+
+    Raises:
+        ValueError: There is no oracle.
+    """
+    oracle = oracle or variant(name).oracle
+    if oracle is None:
+        raise ValueError(f'{name} has no oracle')
+    theirs = build_oracle(oracle)
+    randomise(theirs)
+    table: Keys = keys(name, oracle.partition(':')[0])
+    ours = build_classifier(name).eval()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith('num_batches_tracked')}
+    load_strict(ours, rename(state, table.prefixes), oracle)
+    # the oracle's own epsilon, where weights of another origin come with another one
+    for module, other in _norm_pairs(ours, theirs, table):
+        module.eps = other.eps
+    return ours, theirs, table
+
+
 @torch.no_grad()
 def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = None) -> dict[str, float]:
     """Largest differences between a variant and its oracle with the same random weights.
@@ -88,18 +116,7 @@ def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = No
         ``'relative'``: the largest max|a - b| / max|b| of any map or logits; ``'absolute'``: the largest max|a - b|.
     """
     described = variant(name)
-    oracle = oracle or described.oracle
-    if oracle is None:
-        raise ValueError(f'{name} has no oracle')
-    theirs = build_oracle(oracle)
-    randomise(theirs)
-    table: Keys = keys(name, oracle.partition(':')[0])
-    ours = build_classifier(name).eval()
-    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith('num_batches_tracked')}
-    load_strict(ours, rename(state, table.prefixes), oracle)
-    # the oracle's own epsilon, where weights of another origin come with another one
-    for module, other in _norm_pairs(ours, theirs, table):
-        module.eps = other.eps
+    ours, theirs, table = same_weights(name, oracle)
     backbone = ours.get_submodule('backbone')
     maps = sorted(table.maps)
     backbone_all = type(backbone)(**_arguments(described.backbone), out_indices=maps).eval()
@@ -113,7 +130,7 @@ def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = No
         got = [*backbone_all(x), ours(x)]
         for a, b in zip(got, [*want, logits], strict=True):
             if a.shape != b.shape:
-                raise ValueError(f'{name}: a map is {tuple(a.shape)}, {oracle} has {tuple(b.shape)}')
+                raise ValueError(f'{name}: a map is {tuple(a.shape)}, its oracle has {tuple(b.shape)}')
             gap = float((a - b).abs().max())
             largest['absolute'] = max(largest['absolute'], gap)
             largest['relative'] = max(largest['relative'], gap / max(float(b.abs().max()), 1e-12))

@@ -72,7 +72,9 @@ def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path):
 def test_compile():
     """The smallest network with all that a block has: compilation on a CPU takes its time."""
     block = dict(norm_cfg=dict(type='BN'), act='hswish')
-    model = nn.Sequential(ConvNormAct(3, 4, 3, 2, padding='same', **block), ConvNormAct(4, 4, 3, groups=4, **block)).eval()
+    model = nn.Sequential(
+        ConvNormAct(3, 4, 3, 2, padding='same', **block), ConvNormAct(4, 4, 3, groups=4, **block)
+    ).eval()
     randomise(model)
     x = torch.randn(1, 3, 16, 17)
     how = Preparation(compile=True)
