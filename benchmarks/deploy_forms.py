@@ -1,9 +1,9 @@
 """Check every deploy form of every image network against eager and write a table of the largest differences.
 
 For each variant, with random weights and norm statistics: the classifier with BatchNorm folded, the same in channels-last,
-the folded classifier and the plain backbone (its default maps) exported to ONNX and run by onnxruntime, and on request the classifier
-compiled. Differences are relative to the largest value of each output; the limit is 1e-4. Rows of variants that are not
-asked for stay in the table.
+the folded classifier and the plain backbone (its default maps) exported to ONNX and run by onnxruntime, and on request the
+classifier compiled. Differences are relative to the largest value of each output; the limit is 1e-4. Rows of variants that
+are not asked for stay in the table.
 
     python benchmarks/deploy_forms.py --out benchmarks/results/deploy_forms.csv
     python benchmarks/deploy_forms.py 'mobilenet*' --compile

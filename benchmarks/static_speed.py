@@ -1,8 +1,8 @@
 """Time one network of each family against timm's or torchvision's, equally prepared, and write one row a family.
 
 Both have the same weights, BatchNorm folded, channels-last order and one thread, and are timed in turn. The smallest
-variant that has a counterpart stands for its family: there, what is not arithmetic weighs most. Rounds are added until the 95 %
-interval of the median ratio is narrow enough; the requirement is an upper bound of at most 1.03. ``cpu_ratio`` is the
+variant that has a counterpart stands for its family: there, what is not arithmetic weighs most. Rounds are added until the
+95 % interval of the median ratio is narrow enough; the requirement is an upper bound of at most 1.03. ``cpu_ratio`` is the
 same ratio of the thread's own processor time, which other processes on a shared machine disturb far less.
 
     python benchmarks/static_speed.py --out benchmarks/results/static_speed.csv
@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def family_rows(family: str, name: str, args: argparse.Namespace) -> list[dict[s
         x = how.inputs(pictures(batch_size, described.input_size, 'real', 1)[0])
         with torch.no_grad(), threads(1):
             difference = max_difference(ours(x), theirs(x))
-            macs = [count_macs(model, lambda model=model: model(x))[''] / batch_size for model in (ours, theirs)]
+            macs = [count_macs(model, partial(model, x))[''] / batch_size for model in (ours, theirs)]
             (mine, other), wall, cpu = ratios((ours, theirs), x, args.repeats, args.max_repeats)
         rows.append(
             {

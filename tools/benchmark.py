@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
         'models',
         nargs='+',
         metavar='MODEL|CONFIG [CKPT]',
-        help='a name of eff_plugins.list_models(), timm:NAME, tv:NAME (torchvision) or a config, which a checkpoint may follow',
+        help='name of eff_plugins.list_models(), timm:NAME, tv:NAME (torchvision) or a config, which a checkpoint may follow',
     )
     parser.add_argument(
         '--against',

@@ -157,7 +157,7 @@ def _replace(parent: nn.Module, path: str, norm: nn.Module) -> None:
     holder = parent.get_submodule(holder_path)
     left: nn.Module | None = None
     if _has_builtin_activation(norm):
-        rest = [m for m in (norm.drop, norm.act) if not isinstance(m, nn.Identity)]
+        rest = [m for m in norm.children() if not isinstance(m, nn.Identity)]  # drop, act
         left = rest[0] if len(rest) == 1 else nn.Sequential(*rest) if rest else None
     if left is None and _is_plain_sequence(holder):
         del holder._modules[name]  # an Identity would cost a call

@@ -61,5 +61,5 @@ def prepare(model: nn.Module, how: Preparation) -> nn.Module:
     """A copy of ``model`` in eval mode, prepared; the model itself is left as it is."""
     prepared = fuse_conv_bn(model) if how.fuse else copy.deepcopy(model).eval()
     prepared = prepared.requires_grad_(False).to(how.device).to(how.torch_dtype)
-    prepared = prepared.to(memory_format=how.memory_format)
+    prepared = prepared.to(memory_format=how.memory_format)  # type: ignore[call-overload]
     return torch.compile(prepared) if how.compile else prepared  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What can be timed: networks by name (the suite's, timm's, torchvision's) and models of config files, with inputs for them."""
+"""What can be timed: networks by name (the suite's, timm's, torchvision's) and models of configs, with inputs for them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Subject:
 
     def input_size(self, batch: Any) -> tuple[int, int] | None:
         """(H, W) of what the network sees; None where it sees no pictures."""
-        return tuple(batch.shape[-2:])
+        return batch.shape[-2], batch.shape[-1]
 
 
 class ConfigSubject(Subject):
@@ -111,7 +111,7 @@ class ConfigSubject(Subject):
         if how.compile:
             if not isinstance(getattr(model, 'backbone', None), nn.Module):
                 raise ValueError(f'{self.name}: --compile compiles the backbone, and this model has none')
-            model.backbone = torch.compile(model.backbone)  # type: ignore[assignment]
+            model.backbone = torch.compile(model.backbone)  # type: ignore[assignment, arg-type]
         return model
 
     def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
@@ -171,11 +171,13 @@ class ConfigSubject(Subject):
 
     def input_size(self, batch: Any) -> tuple[int, int] | None:
         inputs = self.model.data_preprocessor(batch, False)['inputs']  # type: ignore[operator]
-        return tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) and inputs.dim() >= 4 else None
+        return (inputs.shape[-2], inputs.shape[-1]) if isinstance(inputs, Tensor) and inputs.dim() >= 4 else None
 
 
 def split_specs(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Pair each model with the checkpoint that may follow it: ``['a.py', 'a.pth', 'b']`` -> ``[('a.py', 'a.pth'), ('b', None)]``.
+    """Pair each model with the checkpoint that may follow it.
+
+    ``['a.py', 'a.pth', 'b']`` gives ``[('a.py', 'a.pth'), ('b', None)]``.
 
     Raises:
         ValueError: A checkpoint does not follow a config.
