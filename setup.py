@@ -18,7 +18,8 @@ SEG = [*ENGINE, 'mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex']
 ACTION = [*ENGINE, 'mmaction2>=1.2,<1.3', 'importlib_metadata']
 DET3D = [*DET, *SEG, 'mmdet3d>=1.4,<1.5']
 DATA = ['scikit-learn', 'pillow', 'opencv-python-headless', 'tqdm']
-EXTRAS = {'engine': ENGINE, 'det': DET, 'seg': SEG, 'action': ACTION, 'det3d': DET3D, 'data': DATA}
+ONNX = ['onnx', 'onnxscript', 'onnxruntime']
+EXTRAS = {'engine': ENGINE, 'det': DET, 'seg': SEG, 'action': ACTION, 'det3d': DET3D, 'data': DATA, 'onnx': ONNX}
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
 

@@ -24,6 +24,9 @@ EXTRAS = {
     'sklearn': 'data',
     'cv2': 'data',
     'safetensors': 'engine',
+    'onnx': 'onnx',
+    'onnxscript': 'onnx',
+    'onnxruntime': 'onnx',
 }
 
 
