@@ -19,7 +19,9 @@ ACTION = [*ENGINE, 'mmaction2>=1.2,<1.3', 'importlib_metadata']
 DET3D = [*DET, *SEG, 'mmdet3d>=1.4,<1.5']
 DATA = ['scikit-learn', 'pillow', 'opencv-python-headless', 'tqdm']
 TIMM = ['timm>=1.0,<1.1', 'torchvision']
-EXTRAS = {'engine': ENGINE, 'det': DET, 'seg': SEG, 'action': ACTION, 'det3d': DET3D, 'data': DATA, 'timm': TIMM}
+ONNX = ['onnx', 'onnxscript', 'onnxruntime']
+EXTRAS = {'engine': ENGINE, 'det': DET, 'seg': SEG, 'action': ACTION, 'det3d': DET3D, 'data': DATA}
+EXTRAS |= {'timm': TIMM, 'onnx': ONNX}
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
 

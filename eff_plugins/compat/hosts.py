@@ -27,6 +27,9 @@ EXTRAS = {
     'safetensors': 'engine',
     'timm': 'timm',
     'torchvision': 'timm',
+    'onnx': 'onnx',
+    'onnxscript': 'onnx',
+    'onnxruntime': 'onnx',
 }
 
 

@@ -17,6 +17,27 @@ from mmengine.runner import load_checkpoint
 _TRUTH = ('LoadAnnotations', 'LoadAnnotations3D')
 
 
+def picture_pipeline(cfg: Config) -> Compose:
+    """The test pipeline of a config without the steps that read the truth; it takes what :func:`data_info` gives."""
+    steps = [t for t in cfg.test_dataloader.dataset.pipeline if t['type'].split('.')[-1] not in _TRUTH]
+    own = cfg.get('default_scope', 'eff_plugins') == 'eff_plugins'
+    if own and steps[0]['type'].split('.')[-1] != 'LoadImage':
+        steps.insert(0, dict(type='LoadImage'))
+    return Compose(steps)
+
+
+def data_info(scope: str, path: str) -> dict[str, Any]:
+    """What a pipeline of the framework ``scope`` starts from for one file."""
+    if scope == 'mmaction':
+        return dict(filename=path, label=-1, start_index=0, modality='RGB')
+    if scope == 'mmdet3d':
+        from mmdet3d.structures import get_box_type
+
+        box_type, box_mode = get_box_type('LiDAR')
+        return dict(lidar_points=dict(lidar_path=path), lidar_path=path, box_type_3d=box_type, box_mode_3d=box_mode)
+    return dict(img_path=path, img_id=0)
+
+
 class Inferencer:
     """A model, its test pipeline and its visualiser.
 
@@ -32,22 +53,9 @@ class Inferencer:
         self.model.eval()
         dataset = cfg.test_dataloader.dataset
         self.scope = cfg.get('default_scope', 'eff_plugins')
-        steps = [t for t in dataset.pipeline if t['type'].split('.')[-1] not in _TRUTH]
-        if self.scope == 'eff_plugins' and steps[0]['type'].split('.')[-1] != 'LoadImage':
-            steps.insert(0, dict(type='LoadImage'))
-        self.pipeline = Compose(steps)
+        self.pipeline = picture_pipeline(cfg)
         self.visualizer = VISUALIZERS.build(cfg.get('visualizer') or dict(type='Visualizer'))
         self.visualizer.dataset_meta = meta.get('dataset_meta') or dict(dataset.get('metainfo') or {})
-
-    def _data_info(self, path: str) -> dict[str, Any]:
-        if self.scope == 'mmaction':
-            return dict(filename=path, label=-1, start_index=0, modality='RGB')
-        if self.scope == 'mmdet3d':
-            from mmdet3d.structures import get_box_type
-
-            box_type, box_mode = get_box_type('LiDAR')
-            return dict(lidar_points=dict(lidar_path=path), lidar_path=path, box_type_3d=box_type, box_mode_3d=box_mode)
-        return dict(img_path=path, img_id=0)
 
     def __call__(self, path: str) -> Any:
         """The framework's data sample for one file, predictions included.
@@ -59,7 +67,7 @@ class Inferencer:
         if not Path(path).is_file():
             raise FileNotFoundError(f'{path}: no such file')
         try:
-            data = self.pipeline(self._data_info(path))
+            data = self.pipeline(data_info(self.scope, path))
         except (AttributeError, KeyError, TypeError, OSError, RuntimeError) as error:
             raise ValueError(f'{path} could not be read by the test pipeline: {error}') from error
         if data is None:

@@ -83,6 +83,32 @@ def _outputs_of(model: nn.Module, names: list[str], x: Tensor) -> tuple[list[Ten
     return [caught[name] for name in names], whole
 
 
+def same_weights(name: str, oracle: str | None = None) -> tuple[nn.Module, nn.Module, Keys]:
+    """A variant's classifier and its oracle with the same random weights and norm statistics, in eval mode.
+
+    Args:
+        name: Variant of the zoo.
+        oracle: In place of the variant's own.
+
+    Returns:
+        Ours, theirs, and the table by which their keys became ours.
+
+    Raises:
+        ValueError: There is no oracle.
+    """
+    oracle = oracle or variant(name).oracle
+    if oracle is None:
+        raise ValueError(f'{name} has no oracle')
+    with _NoRandomInit():
+        theirs = build_oracle(oracle)
+        ours = build_classifier(name).eval()
+    randomise(theirs)
+    table: Keys = keys(name, oracle.partition(':')[0])
+    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith('num_batches_tracked')}
+    load_strict(ours, rename(state, table.prefixes), oracle)
+    return ours, theirs, table
+
+
 @torch.no_grad()
 def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = None) -> dict[str, float]:
     """Largest differences between a variant and its oracle with the same random weights.
@@ -98,16 +124,7 @@ def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = No
         ``'relative'``: the largest max|a - b| / max|b| of any map or logits; ``'absolute'``: the largest max|a - b|.
     """
     described = variant(name)
-    oracle = oracle or described.oracle
-    if oracle is None:
-        raise ValueError(f'{name} has no oracle')
-    with _NoRandomInit():
-        theirs = build_oracle(oracle)
-        ours = build_classifier(name).eval()
-    randomise(theirs)
-    table: Keys = keys(name, oracle.partition(':')[0])
-    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith('num_batches_tracked')}
-    load_strict(ours, rename(state, table.prefixes), oracle)
+    ours, theirs, table = same_weights(name, oracle)
     backbone = ours.get_submodule('backbone')
     maps = sorted(table.maps)
     with torch.device('meta'):
@@ -120,7 +137,7 @@ def differences(name: str, sizes: list[tuple[int, int]], oracle: str | None = No
         got = [*backbone_all(x), ours(x)]
         for a, b in zip(got, [*want, logits], strict=True):
             if a.shape != b.shape:
-                raise ValueError(f'{name}: a map is {tuple(a.shape)}, {oracle} has {tuple(b.shape)}')
+                raise ValueError(f'{name}: a map is {tuple(a.shape)}, its oracle has {tuple(b.shape)}')
             if not (a.isfinite().all() and b.isfinite().all()):
                 raise ValueError(f'{name}: a map is not finite, so that nothing can be compared')
             gap = float((a - b).abs().max())

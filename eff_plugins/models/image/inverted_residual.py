@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import Network, Stage, resolve_arch, round_channels
-from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite
+from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual
 from eff_plugins.registry import MODELS
 
 
@@ -51,15 +51,14 @@ class InvertedResidual(nn.Module):
                 layers['depthwise'] = ConvNormAct(hidden, hidden, stage.kernel, stride, groups=hidden, **filtering)
             if stage.se:
                 base = in_channels if network.se_base == 'input' else hidden
-                layers['se'] = SqueezeExcite(
-                    hidden, squeezed_channels(base, stage.se, network), network.se_act or act, network.se_gate
-                )
+                squeezed = squeezed_channels(base, stage.se, network)
+                layers['se'] = SqueezeExcite(hidden, squeezed, network.se_act or act, network.se_gate, inplace=True)
             layers['project'] = ConvNormAct(hidden, stage.channels, groups=stage.groups, norm_cfg=norm_cfg, act=None)
         self.branch: nn.Module = nn.Sequential(layers)
         self.has_residual = stage.residual and stride == 1 and in_channels == stage.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x) if self.has_residual else self.branch(x)
+        return add_residual(x, self.branch(x)) if self.has_residual else self.branch(x)
 
 
 def hidden_channels(stage: Stage, in_channels: int, network: Network) -> int:

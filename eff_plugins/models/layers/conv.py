@@ -111,17 +111,31 @@ class SqueezeExcite(nn.Module):
         squeezed: Channels between the two 1x1 convolutions.
         act: Activation between them, a key of ``ACTIVATIONS``.
         gate: A key of ``GATES``.
+        inplace: Overwrite the input where no gradient is recorded; only where nothing else reads it.
     """
 
-    def __init__(self, channels: int, squeezed: int, act: str = 'relu', gate: str = 'sigmoid') -> None:
+    def __init__(
+        self, channels: int, squeezed: int, act: str = 'relu', gate: str = 'sigmoid', inplace: bool = False
+    ) -> None:
         super().__init__()
+        self.inplace = inplace
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = ACTIVATIONS[act](inplace=True)
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = GATES[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
+        scale = self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return x * scale if torch.is_grad_enabled() or not self.inplace else x.mul_(scale)
+
+
+def add_residual(x: Tensor, branch: Tensor) -> Tensor:
+    """``x + branch``, of one shape; written over ``branch``, which nothing else may read, where no gradient is recorded.
+
+    At inference such an addition costs memory traffic alone, and a fresh tensor adds a third to it.
+    """
+    fresh = torch.is_grad_enabled() or branch.dtype != x.dtype  # autocast: the sum has the wider type
+    return x + branch if fresh else branch.add_(x)
 
 
 class ChannelShuffle(nn.Module):

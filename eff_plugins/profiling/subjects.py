@@ -1,0 +1,283 @@
+"""What can be timed: networks by name (the suite's, timm's, torchvision's) and models of configs, with inputs for them."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from eff_plugins.compat import require
+from eff_plugins.deploy.prepare import Preparation, prepare
+from eff_plugins.engine.runs import check_checkpoint, load_config
+
+DATA = ('real', 'random')
+DEFAULT_SIZE = 224
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Frameworks whose models take pictures; the others' need clips or point clouds, which only their data sets have.
+_PICTURES = ('eff_plugins', 'mmdet', 'mmseg')
+
+
+def pictures(batch_size: int, size: int, data: str, count: int, seed: int = 0) -> list[Tensor]:
+    """``count`` batches (B, 3, size, size), float32, normalised.
+
+    Args:
+        batch_size: B.
+        size: Side in pixels.
+        data: ``'real'``: random crops of scikit-learn's two photographs; ``'random'``: normal noise.
+        count: Number of batches.
+        seed: Of the crops or the noise.
+
+    Raises:
+        MissingExtraError: scikit-learn, which brings the photographs, is not installed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if data == 'random':
+        return [torch.randn(batch_size, 3, size, size, generator=generator) for _ in range(count)]
+    rng = np.random.default_rng(seed)
+    crops = [_crop(rng, size) for _ in range(batch_size * count)]
+    return list(torch.cat(crops).split(batch_size))
+
+
+def _photographs() -> list[np.ndarray]:
+    return list(require('sklearn.datasets', 'benchmark').load_sample_images().images)
+
+
+def _crop(rng: np.random.Generator, size: int) -> Tensor:
+    """A square of a photograph, at least half as high as it, resized: (1, 3, size, size)."""
+    photos = _photographs()
+    photo = photos[rng.integers(len(photos))]
+    side = int(rng.integers(min(photo.shape[:2]) // 2, min(photo.shape[:2]) + 1))
+    top, left = (int(rng.integers(extent - side + 1)) for extent in photo.shape[:2])
+    square = torch.from_numpy(photo[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float() / 255
+    square = F.interpolate(square, (size, size), mode='bilinear', antialias=True, align_corners=False)
+    return (square - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
+
+
+@dataclass
+class Subject:
+    """A network that maps pictures (B, 3, H, W) to tensors.
+
+    Attributes:
+        name: As the user wrote it.
+        model: In eval mode, not prepared.
+        notes: What the user should know about the figures.
+    """
+
+    name: str
+    model: nn.Module
+    notes: tuple[str, ...] = ()
+
+    def prepare(self, how: Preparation) -> nn.Module:
+        """The network as it is timed."""
+        return prepare(self.model, how)
+
+    def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
+        """``count`` inputs for :meth:`call`."""
+        return [how.inputs(x) for x in pictures(batch_size, size or DEFAULT_SIZE, data, count)]
+
+    def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
+        """Run the prepared model once."""
+        return model(batch)
+
+    def input_size(self, batch: Any) -> tuple[int, int] | None:
+        """(H, W) of what the network sees; None where it sees no pictures."""
+        return batch.shape[-2], batch.shape[-1]
+
+
+class ConfigSubject(Subject):
+    """A model of a config, run through ``test_step`` on batches of its test set (or on pictures, where that is absent)."""
+
+    def __init__(self, name: str, model: nn.Module, cfg: Config, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(name, model, notes)
+        self.cfg = cfg
+        self.scope = cfg.get('default_scope', 'eff_plugins')
+
+    def prepare(self, how: Preparation) -> nn.Module:
+        # bf16 by autocast: what comes after the network (NMS, masks) wants float32. torch.compile for the backbone alone:
+        # ``test_step`` is no ``forward``, and heads branch on data.
+        model = prepare(self.model, replace(how, dtype='float32', compile=False))
+        if how.compile:
+            if not isinstance(getattr(model, 'backbone', None), nn.Module):
+                raise ValueError(f'{self.name}: --compile compiles the backbone, and this model has none')
+            model.backbone = torch.compile(model.backbone)  # type: ignore[assignment, arg-type]
+        return model
+
+    def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
+        if size is not None:
+            raise ValueError(f'{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options')
+        if data == 'real':
+            try:
+                return self._own(batch_size, count)
+            except FileNotFoundError as error:
+                if self.scope not in _PICTURES:
+                    raise
+                self.notes += (f'{self.name}: test set not found ({error}); photographs instead',)
+        if self.scope not in _PICTURES:
+            raise ValueError(f'{self.name}: a model of {self.scope} takes no pictures; use --data real')
+        return self._from_pictures(batch_size, data, count)
+
+    def _own(self, batch_size: int, count: int) -> list[Any]:
+        from mmengine.runner import Runner
+
+        options = dict(batch_size=batch_size, num_workers=0, persistent_workers=False, drop_last=True)
+        loader = Runner.build_dataloader({**self.cfg.test_dataloader, **options})
+        found = list(islice(loader, count))
+        if not found:
+            raise ValueError(f'{self.name}: its test set has fewer than --batch-size {batch_size} samples')
+        return found
+
+    def _from_pictures(self, batch_size: int, data: str, count: int) -> list[Any]:
+        from mmengine.dataset import pseudo_collate
+
+        from eff_plugins.engine.infer import data_info, picture_pipeline
+        from eff_plugins.visualization.pictures import write_picture
+
+        rng = np.random.default_rng(0)
+        images = (
+            _photographs()
+            if data == 'real'
+            else [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(2)]
+        )
+        pipeline = picture_pipeline(self.cfg)
+        with tempfile.TemporaryDirectory() as folder:
+            samples = []
+            for i, image in enumerate(images):
+                path = str(Path(folder) / f'{i}.png')
+                write_picture(path, image)
+                samples.append(pipeline(data_info(self.scope, path)))
+        # one picture a batch where sizes differ after resizing would be another workload; the photographs have one size
+        return [
+            pseudo_collate([samples[(i * batch_size + j) % len(samples)] for j in range(batch_size)])
+            for i in range(min(count, len(samples)))
+        ]
+
+    def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
+        kind = torch.device(how.device).type
+        low = how.dtype != 'float32'
+        with torch.autocast(kind, dtype=how.torch_dtype) if low else nullcontext():
+            return model.test_step(batch)  # type: ignore[operator]
+
+    def input_size(self, batch: Any) -> tuple[int, int] | None:
+        inputs = self.model.data_preprocessor(batch, False)['inputs']  # type: ignore[operator]
+        return (inputs.shape[-2], inputs.shape[-1]) if isinstance(inputs, Tensor) and inputs.dim() >= 4 else None
+
+
+def split_specs(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Pair each model with the checkpoint that may follow it.
+
+    ``['a.py', 'a.pth', 'b']`` gives ``[('a.py', 'a.pth'), ('b', None)]``.
+
+    Raises:
+        ValueError: A checkpoint does not follow a config.
+    """
+    pairs: list[tuple[str, str | None]] = []
+    for word in words:
+        if word.endswith(('.pth', '.pt', '.ckpt', '.safetensors')) or '://' in word:
+            if not pairs or not _is_config(pairs[-1][0]) or pairs[-1][1] is not None:
+                raise ValueError(f'{word}: a checkpoint follows the config that it belongs to')
+            pairs[-1] = (pairs[-1][0], word)
+        else:
+            pairs.append((word, None))
+    return pairs
+
+
+def find_subject(
+    spec: str, checkpoint: str | None = None, cfg_options: dict | None = None, size: int | None = None
+) -> Subject:
+    """The model behind a name or a config.
+
+    Args:
+        spec: A name of ``eff_plugins.list_models()``, ``timm:NAME``, ``tv:NAME`` (torchvision) or a config file. Named
+            networks get random weights and norm statistics, since time does not depend on them.
+        checkpoint: Weights of a config's model; random where it is None.
+        cfg_options: Overrides for a config.
+        size: Side of the input that will be asked for. A classifier of a config can then be given pictures of that size
+            past its pipeline.
+
+    Raises:
+        ValueError: Unknown name; the nearest are given.
+        FileNotFoundError: There is no such config or checkpoint.
+        MissingExtraError: timm, torchvision or the config's framework is not installed.
+    """
+    if _is_config(spec):
+        return _config_subject(spec, checkpoint, cfg_options, size)
+    from eff_plugins.testing.oracles import build_oracle, randomise
+
+    if ':' in spec:
+        _check_foreign(spec)
+        model = build_oracle(spec)
+    else:
+        from eff_plugins.hub import build_classifier
+
+        model = build_classifier(spec).eval()
+    randomise(model)
+    return Subject(spec, model)
+
+
+def _is_config(spec: str) -> bool:
+    return spec.endswith('.py') or '::' in spec
+
+
+def _check_foreign(spec: str) -> None:
+    """Say which names are near where ``timm:NAME`` or ``tv:NAME`` does not exist."""
+    source, _, name = spec.partition(':')
+    unlisted = False
+    if source == 'timm':
+        timm = require('timm', f'benchmark of {spec}')
+        known, unlisted = timm.list_models(), timm.is_model(name)  # its deprecated names still work
+    elif source == 'tv':
+        models = require('torchvision', f'benchmark of {spec}').models
+        known = models.list_models(module=models)
+    else:
+        raise ValueError(f'{spec}: the prefix must be timm: or tv:')
+    if name not in known and not unlisted:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        raise ValueError(f'unknown model {spec!r}; nearest: {", ".join(f"{source}:{n}" for n in near) or "none"}')
+
+
+def _config_subject(spec: str, checkpoint: str | None, cfg_options: dict | None, size: int | None) -> Subject:
+    from mmengine.registry import MODELS
+    from mmengine.runner import load_checkpoint
+
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
+    cfg = load_config(spec, cfg_options=cfg_options)
+    model = MODELS.build(cfg.model).eval()
+    notes: tuple[str, ...] = ()
+    if checkpoint is None:
+        _initialise(model)
+        notes = (f'{spec}: no checkpoint, random weights',)
+    else:
+        try:
+            load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        except RuntimeError as error:
+            raise ValueError(f'{checkpoint} does not fit {spec}: {error}') from error
+    if size is not None and cfg.get('default_scope', 'eff_plugins') == 'eff_plugins':
+        return Subject(spec, model, notes)
+    return ConfigSubject(spec, model, cfg, notes)
+
+
+def _initialise(model: nn.Module) -> None:
+    """The model's own random initialisation, without downloads and without mmengine's line for each parameter."""
+    for module in model.modules():
+        if isinstance(getattr(module, 'init_cfg', None), dict) and module.init_cfg.get('type') == 'Pretrained':  # type: ignore[union-attr, operator]
+            module.init_cfg = None  # type: ignore[assignment]
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        model.init_weights()  # type: ignore[operator]
+    finally:
+        logger.setLevel(level)

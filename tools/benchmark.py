@@ -1,0 +1,79 @@
+"""Time networks, alone or interleaved with a second one; print a table and write json, csv and a plot."""
+
+import argparse
+import shlex
+import sys
+
+import torch
+from mmengine.config import DictAction
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.deploy import Preparation
+from eff_plugins.engine.runs import friendly
+from eff_plugins.profiling.benchmark import Settings, compare, report, write_results
+from eff_plugins.profiling.latency import busy_note
+from eff_plugins.profiling.subjects import find_subject, split_specs
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='MODEL|CONFIG [CKPT]',
+        help='name of eff_plugins.list_models(), timm:NAME, tv:NAME (torchvision) or a config, which a checkpoint may follow',
+    )
+    parser.add_argument(
+        '--against',
+        metavar='MODEL',
+        help="second model, timed in turn with each; 'oracle': each one's own of timm or torchvision",
+    )
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[1, 8], metavar='B')
+    parser.add_argument('--size', type=int, help='side of the input (default: 224, or what a config says)')
+    parser.add_argument('--threads', type=int, default=1, help='of torch, on a CPU')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
+    parser.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument('--fuse', action=argparse.BooleanOptionalAction, default=True, help='fold BatchNorm')
+    parser.add_argument('--compile', action='store_true', help='torch.compile (of a config: the backbone)')
+    parser.add_argument('--repeats', type=int, default=30)
+    parser.add_argument('--warmup', type=int, default=5)
+    parser.add_argument('--data', default='real', help="'real': a config's test set, else photographs; 'random': noise")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides for configs')
+    parser.add_argument('--out', metavar='DIR', help='write benchmark.json, benchmark.csv and benchmark.png here')
+    return parser.parse_args()
+
+
+def oracle_of(spec: str) -> str:
+    """The published implementation that a named network is checked against."""
+    from eff_plugins.models.image.zoo import variant
+
+    oracle = variant(spec).oracle
+    if oracle is None:
+        raise ValueError(f'{spec}: neither timm nor torchvision has this network; name another one with --against')
+    return oracle
+
+
+def main() -> None:
+    args = parse()
+    how = Preparation(args.fuse, args.channels_last, args.compile, args.dtype, args.device)
+    settings = Settings(tuple(args.batch_size), args.threads, args.size, args.repeats, args.warmup, args.data, how)
+    results = []
+    for spec, checkpoint in split_specs(args.models):
+        subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
+        against = oracle_of(spec) if args.against == 'oracle' else args.against
+        other = find_subject(against, size=args.size) if against else None
+        results += compare(subject, other, settings)
+        for note in (*subject.notes, *(other.notes if other else ())):
+            print(f'note: {note}')
+    print(report(results))
+    if how.device == 'cpu' and (note := busy_note(args.threads)):
+        print(f'note: {note}')
+    if args.out:
+        extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
+        files = write_results(results, args.out, {**extra, 'command': f'python {shlex.join(sys.argv)}'})
+        print('wrote ' + ', '.join(map(str, files)))
+
+
+if __name__ == '__main__':
+    friendly(main)
