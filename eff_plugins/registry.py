@@ -21,6 +21,7 @@ TYPES: dict[str, dict[str, str]] = {
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
+        'LRASPPHead': '.models.decoders.lraspp',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {
