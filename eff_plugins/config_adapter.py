@@ -132,8 +132,7 @@ def _drop_foreign(model: Any, scope: str | None) -> bool:
         _renumber(backbone)
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
     if not checkpoint or checkpoint.startswith(_FOREIGN_WEIGHTS):
-        default = parameters['arch'].default if 'arch' in parameters else None
-        _own_weights(model, backbone.get('arch', default))
+        _own_weights(model)
     return True
 
 
@@ -159,12 +158,12 @@ def _renumber(backbone: Any) -> None:
     _log(f'out_indices {tuple(former)} became {backbone["out_indices"]}, strides {[2**i for i in exponents]}')
 
 
-def _own_weights(model: Any, arch: Any) -> None:
+def _own_weights(model: Any) -> None:
     """Replace a foreign backbone's ImageNet weights, and with them the normalisation of the input."""
     from eff_plugins.hub import published_weights
 
     backbone = model['backbone']
-    weights = published_weights(arch)
+    weights = published_weights({**_defaults(backbone), **backbone}.get('arch'))
     if weights is None:
         backbone['init_cfg'] = None
         _log(f'{backbone["type"]} has no published weights for this arch: the backbone starts from random weights')
@@ -178,6 +177,12 @@ def _own_weights(model: Any, arch: Any) -> None:
         if 'bgr_to_rgb' in preprocessor:
             preprocessor['bgr_to_rgb'] = True
         _log(f'input normalised with mean {weights.mean}, std {weights.std}, as these weights expect')
+
+
+def _defaults(backbone: Mapping) -> dict[str, Any]:
+    """Default values of the arguments of a backbone's type."""
+    parameters = inspect.signature(MODELS.get(backbone['type']).__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _unfreeze(backbone: Any) -> None:
