@@ -243,7 +243,9 @@ def _without_dilation(heads: Any) -> None:
         index = heads[-1].get('in_index', -1)
         for head in heads[:-1]:
             if head.get('in_index', -1) != index:
-                _log(f'{_kind(head)} before OCRHead reads map {index} instead of {head.get("in_index", -1)}, as OCRHead does')
+                _log(
+                    f'{_kind(head)} before OCRHead reads map {index} instead of {head.get("in_index", -1)}, as OCRHead does'
+                )
                 head['in_index'] = index
 
 

@@ -6,8 +6,8 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(frozen_stages=1, norm_eval=True),
-    neck=dict(norm_cfg=dict(type='GN', num_groups=16)),  # without it AdamW's first steps make the box losses grow
+    neck=dict(norm_cfg=dict(type='GN', num_groups=16)),
     rpn_head=dict(anchor_generator=dict(scales=[4])),
     train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
 )
-optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=5.0))
+train_cfg = dict(max_epochs=6)

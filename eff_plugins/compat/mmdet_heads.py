@@ -1,7 +1,7 @@
 """mmdet 3.3.0's SSD cannot predict.
 
-Its common prediction code asks ``self.loss_cls`` for class channels of its own, but ``SSDHead`` computes its loss without such
-a module and has no attribute of that name (open-mmlab/mmdetection#11063, #11780). None is the answer that it needs.
+Its common prediction code asks ``self.loss_cls`` for class channels of its own, but ``SSDHead`` computes its loss without
+such a module and has no attribute of that name (open-mmlab/mmdetection#11063, #11780). None is the answer that it needs.
 """
 
 from __future__ import annotations

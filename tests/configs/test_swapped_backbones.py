@@ -1,4 +1,4 @@
-"""Swapping the backbone and nothing else works: in the suite's composed models, and by one changed `type=` in the frameworks'."""
+"""Swapping the backbone and nothing else works: in the suite's composed models, and by one changed type in the frameworks'."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ train_dataloader = dict(
             indices=16,
             pipeline=pipeline,
         ),
-    )
+    ),
 )
 val_dataloader = dict(
     dataset=dict(

