@@ -72,7 +72,7 @@ def backbone_channels(backbone: Mapping) -> tuple[int, ...]:
         return tuple(x.shape[1] for x in built(torch.empty(1, backbone.get('in_channels', 3), 64, 64)))
 
 
-def _on_meta(backbone: Mapping) -> torch.nn.Module:
+def _on_meta(backbone: Mapping) -> Any:
     bare = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'pretrained')}
     with torch.device('meta'):
         return MODELS.build(bare)
@@ -91,7 +91,7 @@ def _framework_arguments(scope: str | None) -> tuple[frozenset[str], frozenset[s
         for cls in registry.module_dict.values():
             if '.backbones.' in getattr(cls, '__module__', ''):
                 for base in inspect.getmro(cls)[:-1]:
-                    arguments.update(inspect.signature(base.__init__).parameters)
+                    arguments.update(inspect.signature(base).parameters)
                 tables = (getattr(cls, name, None) for name in ('arch_settings', 'arch_zoo'))
                 archs.update(str(name) for table in tables if isinstance(table, Mapping) for name in table)
     return frozenset(arguments), frozenset(archs)
@@ -110,7 +110,7 @@ def _drop_foreign(model: Any, scope: str | None) -> bool:
     backbone = model['backbone']
     if not str(backbone['type']).startswith('eff_plugins.'):
         return False
-    parameters = inspect.signature(MODELS.get(backbone['type']).__init__).parameters
+    parameters = inspect.signature(MODELS.get(backbone['type'])).parameters
     unknown = [key for key in backbone if key not in parameters and key != 'type']
     # Only what some backbone of the framework takes is a leftover; anything else is a mistake, and building says so.
     foreign = [key for key in unknown if key in _framework_arguments(scope)[0]]
@@ -181,7 +181,7 @@ def _own_weights(model: Any) -> None:
 
 def _defaults(backbone: Mapping) -> dict[str, Any]:
     """Default values of the arguments of a backbone's type."""
-    parameters = inspect.signature(MODELS.get(backbone['type']).__init__).parameters.values()
+    parameters = inspect.signature(MODELS.get(backbone['type'])).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 

@@ -21,15 +21,16 @@ import torch
 from .patching import patch_module
 
 
+def _plain(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+
 def _contiguous(function: Callable[..., Any]) -> Callable[..., Any]:
     """``forward`` or ``backward`` of an operator with every tensor in plain order; no copy where it is already."""
 
     @functools.wraps(function)
     def run(ctx: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = (x.contiguous() if isinstance(x, torch.Tensor) else x for x in args)
-        return function(
-            ctx, *plain, **{k: x.contiguous() if isinstance(x, torch.Tensor) else x for k, x in kwargs.items()}
-        )
+        return function(ctx, *map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()})
 
     return run
 
@@ -72,6 +73,6 @@ def _patch_extractor(module: types.ModuleType) -> None:
 
 
 def install() -> None:
-    """Make mmcv's operators work under ``torch.autocast('cpu')`` and on channels-last tensors, now or when they are imported."""
+    """Make mmcv's operators work under a CPU's autocast and on channels-last tensors, now or when they are imported."""
     patch_module('mmcv.ops', _patch)
     patch_module('mmdet.models.roi_heads.roi_extractors.base_roi_extractor', _patch_extractor)
