@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,13 +14,9 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 
 AUTO = 'auto'
-# Arguments of the frameworks' ResNets and other backbones that a `_base_` config leaves behind when only `type` changes.
-_FOREIGN = {
-    'depth', 'num_stages', 'style', 'base_channels', 'stem_channels', 'deep_stem', 'avg_down', 'strides', 'dilations',
-    'contract_dilation', 'conv_cfg', 'dcn', 'stage_with_dcn', 'plugins', 'pretrained', 'zero_init_residual', 'groups',
-    'base_width', 'num_segments', 'shift_div', 'pretrained2d', 'act_cfg',
-}  # fmt: skip
-_FOREIGN_WEIGHTS = ('torchvision://', 'open-mmlab://', 'mmcls://', 'https://download.pytorch.org')
+_FOREIGN_WEIGHTS = ('torchvision://', 'open-mmlab://', 'mmcls://', 'https://download.', 'http://download.')
+_CHANNEL_KEYS = ('in_channels', 'out_channels', 'c1_in_channels')
+_NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
 
 
 def _log(message: str) -> None:
@@ -30,8 +27,11 @@ def adapt(cfg: Config) -> Config:
     """Fill ``in_channels='auto'`` from the backbone and drop what a foreign backbone left in the config, in place.
 
     A config in which only the backbone's ``type`` was changed still carries arguments such as ``depth=50``. They are dropped
-    with a log line; its ResNet-style ``out_indices`` (0-3 = C2-C5), channel numbers, ImageNet weights and, with the
-    weights, the input normalisation are replaced by those of the new backbone.
+    with a log line; its ``out_indices``, channel numbers, ImageNet weights and, with the weights, the input normalisation
+    are replaced by those of the new backbone.
+
+    ``'auto'`` is the number of channels of the map that a part reads: the one of its ``in_index``, else the last. In a list,
+    ``['auto']`` stands for every map, as mmdet's ``SSDHead`` wants them.
 
     Args:
         cfg: A full config with ``model``; a config without a backbone is returned as it is.
@@ -45,8 +45,9 @@ def adapt(cfg: Config) -> Config:
     model = cfg.get('model')
     if not isinstance(model, Mapping) or 'backbone' not in model:
         return cfg
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        swapped = _drop_foreign(model)
+    scope = cfg.get('default_scope')
+    with DefaultScope.overwrite_default_scope(scope):
+        swapped = _drop_foreign(model, scope)
         if swapped or _places(model):
             _fill(model, backbone_channels(model['backbone']), everything=swapped)
     left = _places(model)
@@ -62,39 +63,99 @@ def backbone_channels(backbone: Mapping) -> tuple[int, ...]:
 
     A backbone without ``out_channels`` (a framework's own) is asked by a forward pass on the meta device.
     """
-    bare = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'pretrained')}
+    built = _on_meta(backbone)
+    if hasattr(built, 'out_channels'):
+        channels = built.out_channels
+        return tuple(channels) if isinstance(channels, (list, tuple)) else (channels,)
+    built.eval()
     with torch.device('meta'):
-        built = MODELS.build(bare)
-        if hasattr(built, 'out_channels'):
-            channels = built.out_channels
-            return tuple(channels) if isinstance(channels, (list, tuple)) else (channels,)
-        built.eval()
         return tuple(x.shape[1] for x in built(torch.empty(1, backbone.get('in_channels', 3), 64, 64)))
 
 
-def _drop_foreign(model: Any) -> bool:
+def _on_meta(backbone: Mapping) -> Any:
+    bare = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'pretrained')}
+    with torch.device('meta'):
+        return MODELS.build(bare)
+
+
+# What a former backbone left behind
+
+
+@cache
+def _framework_arguments(scope: str | None) -> tuple[frozenset[str], frozenset[str]]:
+    """Arguments of all backbones that the framework ``scope`` registers, and the names of their ``arch``."""
+    arguments: set[str] = set()
+    archs: set[str] = set()
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        registry.import_from_location()
+        for cls in registry.module_dict.values():
+            if '.backbones.' in getattr(cls, '__module__', ''):
+                for base in inspect.getmro(cls)[:-1]:
+                    arguments.update(inspect.signature(base).parameters)
+                tables = (getattr(cls, name, None) for name in ('arch_settings', 'arch_zoo'))
+                archs.update(str(name) for table in tables if isinstance(table, Mapping) for name in table)
+    return frozenset(arguments), frozenset(archs)
+
+
+def _knows_arch(backbone: Mapping) -> bool:
+    try:
+        _on_meta({key: backbone[key] for key in ('type', 'arch') if key in backbone})
+    except ValueError:
+        return False
+    return True
+
+
+def _drop_foreign(model: Any, scope: str | None) -> bool:
     """Drop leftovers of a foreign backbone; whether there were any."""
     backbone = model['backbone']
     if not str(backbone['type']).startswith('eff_plugins.'):
         return False
-    cls = MODELS.get(backbone['type'])
-    accepted = inspect.signature(cls.__init__).parameters
-    foreign = [key for key in backbone if key in _FOREIGN and key not in accepted]
-    if not foreign:
+    parameters = inspect.signature(MODELS.get(backbone['type'])).parameters
+    unknown = [key for key in backbone if key not in parameters and key != 'type']
+    # Only what some backbone of the framework takes is a leftover; anything else is a mistake, and building says so.
+    foreign = [key for key in unknown if key in _framework_arguments(scope)[0]]
+    if 'arch' in parameters and not _knows_arch(backbone) and backbone['arch'] in _framework_arguments(scope)[1]:
+        foreign.append('arch')
+    if (backbone.get('norm_cfg') or {}).get('type') == 'LN':  # a transformer's; convolutions have no use for it
+        foreign.append('norm_cfg')
+    # Nothing but a number betrays mmdet's MobileNetV2 (4, 7) in a config that has every channel number written.
+    alien = _numbers(backbone.get('out_indices', ())) not in ('levels', 'resnet') and not _places(model)
+    if not foreign and not alien:
         return False
     for key in foreign:
         backbone.pop(key)
-    _log(f'dropped {", ".join(foreign)}, arguments of another backbone, from model.backbone')
+    if foreign:
+        _log(f'dropped {", ".join(foreign)}, arguments of another backbone, from model.backbone')
     if model.pop('pretrained', None):  # mmseg's base configs name the weights here
         _log('dropped model.pretrained, the weights of another backbone')
-    if 'out_indices' in backbone and getattr(cls, 'first_stride', 2) == 2:
-        # Numbered by resolution level (0 = stride 2), not from C2 (stride 4) as in ResNets.
-        backbone['out_indices'] = tuple(i + 1 for i in backbone['out_indices'])
-        _log(f'out_indices are resolution levels here: {backbone["out_indices"]}')
+    if 'out_indices' in backbone:
+        _renumber(backbone)
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
     if not checkpoint or checkpoint.startswith(_FOREIGN_WEIGHTS):
         _own_weights(model)
     return True
+
+
+def _numbers(out_indices: Any) -> str:
+    """How a backbone numbers its maps, as far as the numbers tell: ``'resnet'``, ``'levels'`` or ``'layers'``."""
+    numbers = out_indices if isinstance(out_indices, Sequence) else [out_indices]
+    if any(i < 0 or i > 4 for i in numbers):
+        return 'layers'
+    return 'levels' if any(i > 3 for i in numbers) else 'resnet'
+
+
+def _renumber(backbone: Any) -> None:
+    """Translate another backbone's ``out_indices``: a ResNet's 0-3 by their strides, any others as the last so many maps."""
+    former = backbone.pop('out_indices')
+    if not isinstance(former, Sequence):
+        _log(f'dropped out_indices={former} of another backbone: all maps are returned')
+        return
+    own = _on_meta(backbone)
+    # Exponents of the strides; a map's number is the exponent less the family's offset (2: numbered as a ResNet, else 1).
+    exponents = [i + 2 for i in former] if _numbers(former) == 'resnet' else list(range(6 - len(former), 6))
+    offset = own.out_strides[0].bit_length() - 1 - own.out_indices[0] if hasattr(own, 'out_strides') else 1
+    backbone['out_indices'] = tuple(i - offset for i in exponents)
+    _log(f'out_indices {tuple(former)} became {backbone["out_indices"]}, strides {[2**i for i in exponents]}')
 
 
 def _own_weights(model: Any) -> None:
@@ -116,6 +177,7 @@ def _own_weights(model: Any) -> None:
                 f'there is {row.uri}: write init_cfg=dict(type="Pretrained", checkpoint="{row.uri}") into model.backbone, '
                 f'and mean={list(row.mean)}, std={list(row.std)} into data_preprocessor'
             )
+        _unfreeze(backbone)
         return
     backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights.uri)
     _log(f'backbone weights: {weights.uri}')
@@ -129,27 +191,72 @@ def _own_weights(model: Any) -> None:
 
 def _defaults(backbone: Mapping) -> dict[str, Any]:
     """Default values of the arguments of a backbone's type."""
-    parameters = inspect.signature(MODELS.get(backbone['type']).__init__).parameters.values()
+    parameters = inspect.signature(MODELS.get(backbone['type'])).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _unfreeze(backbone: Any) -> None:
+    """Let random weights be trained: what a config freezes is meant for pretrained ones."""
+    frozen = [key for key in ('frozen_stages', 'norm_eval') if backbone.pop(key, None)]
+    if not (backbone.get('norm_cfg') or {}).get('requires_grad', True):
+        backbone['norm_cfg'].pop('requires_grad')
+        frozen.append('norm_cfg.requires_grad')
+    if frozen:
+        _log(f'dropped {", ".join(frozen)}: random weights must not be frozen')
+
+
+# Channels through the necks to the heads
 
 
 def _fill(model: Any, channels: tuple[int, ...], everything: bool) -> None:
     """Hand ``channels`` from the backbone through the necks to the heads."""
     per_map: list[int] = list(channels)
     neck = model.get('neck')
-    for part in neck if isinstance(neck, (list, tuple)) else [neck] if neck else []:
-        if _wants(part, everything):
-            part['in_channels'] = list(per_map) if not isinstance(part['in_channels'], int) else per_map[-1]
-        out = part.get('out_channels', per_map[-1])
-        # A neck that concatenates (SECONDFPN) lists what it concatenates.
-        per_map = [sum(out)] if isinstance(out, (list, tuple)) else [out] * part.get('num_outs', len(per_map))
+    necks = neck if isinstance(neck, (list, tuple)) else [neck] if neck else []
+    for part in necks:
+        per_map = _fill_neck(part, per_map, everything)
+    # Behind a neck the heads' numbers still hold, except behind those whose output follows their input.
+    renew = everything and (not necks or any(_kind(part) == 'SSDNeck' for part in necks))
+    if renew:
+        _without_dilation(model.get('decode_head'))
     for name, part in model.items():
-        if name not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg'):
-            _fill_head(part, per_map, everything and not neck)
+        if name not in _NOT_HEADS:
+            _fill_head(part, per_map, renew)
 
 
-def _wants(part: Mapping, everything: bool) -> bool:
-    return 'in_channels' in part and (everything or part['in_channels'] == AUTO)
+def _fill_neck(part: Any, per_map: list[int], everything: bool) -> list[int]:
+    """Fill one neck; the channels of its outputs."""
+    wants = _wants(part, 'in_channels', everything)
+    if wants:
+        one = isinstance(part['in_channels'], int)
+        part['in_channels'] = per_map[-1] if one else _like(part['in_channels'], per_map)
+    out = part.get('out_channels', per_map[-1])
+    if _kind(part) == 'SSDNeck':  # hands the backbone's maps on and appends smaller ones
+        if wants:
+            part['out_channels'] = _like(out, [*per_map, *out[len(per_map) :]])
+        return list(part['out_channels'])
+    # A neck that concatenates (SECONDFPN) lists what it concatenates.
+    return [sum(out)] if isinstance(out, (list, tuple)) else [out] * part.get('num_outs', len(per_map))
+
+
+def _without_dilation(heads: Any) -> None:
+    """Make mmseg's heads work on maps of strides 16 and 32, where the frameworks' dilated backbones have stride 8.
+
+    The head before ``OCRHead`` reads the same map: OCR weighs that map's pixels with its logits, and without dilation two
+    levels are not equally large. ``LRASPPHead`` averages over 49x49 pixels of the last map, which has fewer now.
+    """
+    for head in heads if isinstance(heads, (list, tuple)) else [heads] if heads else []:
+        if head.get('type') in ('LRASPPHead', 'mmseg.LRASPPHead'):
+            head['type'] = 'eff_plugins.LRASPPHead'
+            _log('LRASPPHead became eff_plugins.LRASPPHead, which takes maps of any size')
+    if isinstance(heads, (list, tuple)) and _kind(heads[-1]) == 'OCRHead':
+        index = heads[-1].get('in_index', -1)
+        for head in heads[:-1]:
+            if head.get('in_index', -1) != index:
+                _log(
+                    f'{_kind(head)} before OCRHead reads map {index} instead of {head.get("in_index", -1)}, as OCRHead does'
+                )
+                head['in_index'] = index
 
 
 def _fill_head(part: Any, channels: list[int], everything: bool) -> None:
@@ -158,13 +265,37 @@ def _fill_head(part: Any, channels: list[int], everything: bool) -> None:
             _fill_head(item, channels, everything)
     if not isinstance(part, dict):
         return
-    if _wants(part, everything):
-        index = part.get('in_index', -1)
-        part['in_channels'] = [channels[i] for i in index] if isinstance(index, (list, tuple)) else channels[index]
+    if _wants(part, 'in_channels', everything):
+        written, index = part['in_channels'], part.get('in_index')
+        if isinstance(index, (list, tuple)):
+            part['in_channels'] = _like(written, [channels[i] for i in index])
+        elif isinstance(written, (list, tuple)) and index is None:
+            part['in_channels'] = _like(written, channels)
+        else:
+            part['in_channels'] = channels[-1 if index is None else index]
+    if _wants(part, 'c1_in_channels', everything):  # DeepLabV3+ reads the finest map, too
+        part['c1_in_channels'] = channels[0]
     if part.get('out_channels') == AUTO:  # a RoI extractor hands its input's channels on
         part['out_channels'] = channels[-1]
     for value in part.values():
         _fill_head(value, channels, False)
+
+
+def _kind(part: Mapping) -> str:
+    return str(part.get('type', '')).rsplit('.', maxsplit=1)[-1]
+
+
+def _like(written: Any, values: Sequence[int]) -> Any:
+    """``values`` as a tuple where the config has one."""
+    return tuple(values) if isinstance(written, tuple) else list(values)
+
+
+def _wants(part: Mapping, key: str, everything: bool) -> bool:
+    return key in part and (everything or _is_auto(part[key]))
+
+
+def _is_auto(value: Any) -> bool:
+    return value == AUTO or (isinstance(value, (list, tuple)) and AUTO in value)
 
 
 def _places(part: Any, path: str = '') -> list[str]:
@@ -178,7 +309,7 @@ def _places(part: Any, path: str = '') -> list[str]:
     found = []
     for key, value in items:
         here = f'{path}.{key}'.lstrip('.')
-        if key in ('in_channels', 'out_channels') and value == AUTO:
+        if key in _CHANNEL_KEYS and _is_auto(value):
             found.append(here)
         else:
             found += _places(value, here)

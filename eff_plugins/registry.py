@@ -31,6 +31,7 @@ TYPES: dict[str, dict[str, str]] = {
         'ResNeXt': '.models.image.resnext',
         'TimmBackbone': '.models.image.timm_backbone',
         'SplitTransformMerge': '.models.layers.split_transform_merge',
+        'LRASPPHead': '.models.decoders.lraspp',
         'TemporalShift': '.models.video.temporal_shift',
     },
     'dataset': {

@@ -109,3 +109,87 @@ def test_one_changed_type_in_an_mmseg_config():
     from mmseg.registry import MODELS
 
     assert type(MODELS.build(model)).__name__ == 'EncoderDecoder'
+
+
+def swapped(scope='mmdet', **model):
+    """A config with a foreign argument left in its backbone, adapted."""
+    backbone = dict(type='eff_plugins.InvertedResidualNet', depth=50, **model.pop('backbone', {}))
+    pytest.importorskip(scope)
+    return adapt(Config(dict(default_scope=scope, model=dict(backbone=backbone, **model)))).model
+
+
+@pytest.mark.parametrize(
+    ('former', 'levels'),
+    [
+        ((0, 1, 2, 3), (1, 2, 3, 4)),
+        ((3,), (4,)),
+        ((4, 7), (3, 4)),
+        ((2, 3, 4), (2, 3, 4)),
+        ((2, 5, 8, 11), (1, 2, 3, 4)),
+    ],
+)
+def test_another_backbones_numbers_become_levels(former, levels):
+    """0-3 are a ResNet's stages; any others (layers of a MobileNet or transformer) count from the deepest map."""
+    assert swapped(backbone=dict(out_indices=former)).backbone.out_indices == levels
+
+
+def test_one_number_or_a_transformers_normalisation_is_dropped():
+    backbone = swapped('mmseg', backbone=dict(out_indices=-1, norm_cfg=dict(type='LN', eps=1e-6))).backbone
+    assert 'out_indices' not in backbone and 'norm_cfg' not in backbone
+
+
+def test_numbers_alone_betray_another_backbone():
+    """mmdet's SSDLite differs in nothing else; its neck hands the maps on, and its head reads all of them."""
+    pytest.importorskip('mmdet')
+    cfg = Config.fromstring(
+        "_base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'\n"
+        "model = dict(backbone=dict(type='eff_plugins.InvertedResidualNet'))\n",
+        '.py',
+    )
+    model = adapt(cfg).model
+    assert model.neck.in_channels == (112, 320)
+    assert model.neck.out_channels == model.bbox_head.in_channels == (112, 320, 512, 256, 256, 128)
+
+
+def test_auto_in_a_list_is_every_map():
+    cfg = Config(
+        dict(
+            model=dict(
+                backbone=dict(BACKBONE, out_indices=(3, 4)),
+                neck=dict(type='SSDNeck', in_channels='auto', out_channels=['auto', 'auto', 64]),
+                bbox_head=dict(in_channels=['auto']),
+            )
+        )
+    )
+    model = adapt(cfg).model
+    assert model.neck.out_channels == model.bbox_head.in_channels == [112, 320, 64]
+
+
+def test_decoders_without_dilation():
+    head = dict(in_channels=2048, in_index=3)
+    model = swapped(
+        'mmseg', decode_head=[dict(type='FCNHead', in_channels=1024, in_index=2), dict(head, type='OCRHead')]
+    )
+    assert [(part.in_index, part.in_channels) for part in model.decode_head] == [(3, 320), (3, 320)]
+    model = swapped('mmseg', decode_head=dict(head, type='DepthwiseSeparableASPPHead', c1_in_channels=256))
+    assert (model.decode_head.in_channels, model.decode_head.c1_in_channels) == (320, 24)
+    model = swapped('mmseg', decode_head=dict(type='LRASPPHead', in_channels=(16, 24, 960), in_index=(0, 1, 2)))
+    assert model.decode_head.type == 'eff_plugins.LRASPPHead' and model.decode_head.in_channels == (24, 40, 112)
+
+
+def test_random_weights_are_not_frozen():
+    frozen = dict(frozen_stages=1, norm_eval=True, norm_cfg=dict(type='BN', requires_grad=False))
+    backbone = swapped(backbone=dict(arch='mobilenetv2_100', **frozen)).backbone
+    assert backbone.init_cfg is None and backbone.norm_cfg == dict(type='BN')
+    assert 'frozen_stages' not in backbone and 'norm_eval' not in backbone
+    backbone = swapped(backbone=dict(arch='efficientnet_lite0', **frozen)).backbone
+    assert backbone.frozen_stages == 1 and backbone.norm_eval and not backbone.norm_cfg.requires_grad
+
+
+def test_only_known_leftovers_are_dropped():
+    """An argument or arch that no backbone of the framework has is a mistake, and building the model says so."""
+    assert 'arch' not in swapped('mmseg', backbone=dict(arch='large')).backbone  # of mmseg's MobileNetV3
+    with pytest.raises(TypeError, match='froze_stages'):
+        swapped(backbone=dict(froze_stages=1))
+    with pytest.raises(ValueError, match='mobilenetv2_100'):
+        swapped(backbone=dict(arch='mobilenet_v2_100'), neck=dict(in_channels=1, out_channels=1))

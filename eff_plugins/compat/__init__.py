@@ -10,7 +10,7 @@ __all__ = ['MissingExtraError', 'apply', 'require']
 
 def apply() -> None:
     """Install every run-time fix; calling it again changes nothing."""
-    from . import distributed, hosts, loading, mmcv_ops, torchvision_ops
+    from . import distributed, hosts, loading, mmcv_ops, mmdet_heads, torchvision_ops
 
     hosts.register_config_package()
     hosts.register_checkpoint_prefixes()
@@ -18,4 +18,5 @@ def apply() -> None:
     loading.install()
     distributed.install()
     mmcv_ops.install()
+    mmdet_heads.install()
     torchvision_ops.install()

@@ -1,4 +1,4 @@
-"""mmcv's operators give their fp32 results under bf16 autocast on a CPU, with gradients."""
+"""mmcv's operators give their fp32 results under bf16 autocast and on channels-last tensors, with gradients."""
 
 import pytest
 import torch
@@ -61,3 +61,29 @@ def test_roi_extractor_keeps_the_precision_of_boxes():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         out = extractor(tuple(f.bfloat16() for f in features), rois)  # the ramp is exact in bf16, the boxes are not
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('name', ['roi_align', 'modulated_deform_conv2d', 'deform_conv2d'])
+def test_channels_last_gives_the_same(name):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 4, 8, 8), torch.randn(6, 4, 3, 3)
+    offset, mask = torch.rand(2, 18, 8, 8), torch.rand(2, 9, 8, 8)
+
+    def function(feature):
+        order = (
+            torch.channels_last if feature.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        )
+        if name == 'roi_align':
+            rois = torch.tensor([[0, 1.0, 1.0, 6.0, 6.0], [1, 2.0, 0.0, 7.0, 5.0]])
+            out = ops.roi_align(feature, rois, (3, 3), 1.0, 0, 'avg', True)
+        elif name == 'deform_conv2d':
+            out = ops.deform_conv2d(feature, offset.to(memory_format=order), weight, 1, 1)
+        else:
+            extra = offset.to(memory_format=order), mask.to(memory_format=order)
+            out = ops.modulated_deform_conv2d(feature, *extra, weight, None, 1, 1, 1, 1, 1)
+        return (out * torch.arange(out.numel()).view_as(out)).to(memory_format=order)
+
+    expected, (gradient,) = run(function, x)
+    out, (other,) = run(function, x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(other, gradient)

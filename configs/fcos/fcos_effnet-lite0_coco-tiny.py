@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/fcos_effnet-lite0.py',
+    '../_base_/datasets/coco_tiny.py',
+    '../_base_/schedules/adamw.py',
+    '../_base_/det_runtime.py',
+]
+train_cfg = dict(max_epochs=30)

@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/nas-fpn_effnet-lite0.py',
+    '../_base_/datasets/coco_tiny.py',
+    '../_base_/schedules/adamw.py',
+    '../_base_/det_runtime.py',
+]
+train_cfg = dict(max_epochs=30)
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))  # the head shares its convolutions between levels

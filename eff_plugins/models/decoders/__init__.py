@@ -1,0 +1,1 @@
+"""Heads and decoders for the frameworks."""
