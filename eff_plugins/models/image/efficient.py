@@ -34,6 +34,9 @@ def scale_stages(
 ) -> tuple[Stage, ...]:
     """Multiply channels by ``width`` (to multiples of 8) and repeats by ``depth``.
 
+    Where a table gives the blocks of a resolution one by one (MobileNetV3), those of equal channels count as one stage:
+    its last row is repeated, or rows are left out from its end.
+
     Args:
         stages: The base.
         width: Factor of the channels.
@@ -42,14 +45,34 @@ def scale_stages(
         keep_depth: Indices of stages whose repeats stay.
         round_limit: See :func:`round_channels`.
     """
-    return tuple(
-        replace(
-            stage,
-            channels=round_channels(stage.channels * width, round_limit=round_limit),
-            repeats=stage.repeats if i in keep_depth else max(1, rounding(stage.repeats * depth)),
-        )
-        for i, stage in enumerate(stages)
-    )
+
+    def widen(stage: Stage) -> Stage:
+        hidden = stage.hidden and round_channels(stage.hidden * width, round_limit=round_limit)
+        return replace(stage, channels=round_channels(stage.channels * width, round_limit=round_limit), hidden=hidden)
+
+    runs: list[list[int]] = []  # indices of rows that make up one stage
+    for i, stage in enumerate(stages):
+        if runs and stage.stride == 1 and stage.channels == stages[i - 1].channels:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    scaled = []
+    for run in runs:
+        rows = [widen(stages[i]) for i in run]
+        repeats = sum(row.repeats for row in rows)
+        scaled += rows if run[0] in keep_depth else _repeated(rows, max(1, rounding(repeats * depth)))
+    return tuple(scaled)
+
+
+def _repeated(rows: list[Stage], repeats: int) -> list[Stage]:
+    """The first ``repeats`` blocks of ``rows``, the last row being repeated where there are fewer."""
+    kept = []
+    for i, row in enumerate(rows):
+        count = repeats if i == len(rows) - 1 else min(repeats, row.repeats)
+        if count:
+            kept.append(replace(row, repeats=count))
+        repeats -= count
+    return kept
 
 
 def _squeezed(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -42,6 +42,16 @@ class Variant:
     oracle: str | None = None
 
 
+def stage_head(network: Network) -> dict[str, Any]:
+    """Arguments of ``LinearClsHead`` that follow from a stage table."""
+    return dict(
+        hidden_channels=network.head_channels,
+        pooled_channels=network.head_hidden,
+        act=network.act,
+        norm_cfg=dict(type='BN', eps=network.norm_eps, momentum=network.norm_momentum),
+    )
+
+
 def stage_variant(name: str, network: Network, params: float, macs: float, source: str, oracle: str | None) -> Variant:
     """The row of a network of the inverted-residual family; its head follows from the stage table."""
     return Variant(
@@ -51,12 +61,7 @@ def stage_variant(name: str, network: Network, params: float, macs: float, sourc
         macs=macs,
         source=source,
         input_size=network.input_size,
-        head=dict(
-            hidden_channels=network.head_channels,
-            pooled_channels=network.head_hidden,
-            act=network.act,
-            norm_cfg=dict(type='BN', eps=network.norm_eps, momentum=network.norm_momentum),
-        ),
+        head=stage_head(network),
         oracle=oracle,
     )
 

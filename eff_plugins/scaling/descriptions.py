@@ -1,0 +1,164 @@
+"""What the rules scale: descriptions of networks as data, with their input size, that build classifiers."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from eff_plugins.models.image.efficient import scale_stages
+from eff_plugins.models.image.stages import Network, round_channels
+from eff_plugins.models.image.zoo import stage_head, variants
+from eff_plugins.scaling.rules import Factors, Rounding
+
+_SMALLEST_SIZE = 32  # pixels: one pixel is left at stride 32
+
+
+@dataclass(frozen=True)
+class Description(ABC):
+    """A network as data. Equal descriptions build equal networks."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Side of the input, pixels."""
+
+    @abstractmethod
+    def scaled(self, factors: Factors, rounding: Rounding) -> Description:
+        """The network with repeats, channels and input side multiplied and rounded."""
+
+    @abstractmethod
+    def resized(self, input_size: int) -> Description:
+        """The same network for another input side."""
+
+    @abstractmethod
+    def network(self) -> dict[str, Any]:
+        """Plain data, the ``network`` of an ``arch.json``."""
+
+    @abstractmethod
+    def model(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Configs of backbone and head."""
+
+    def classifier(self, num_classes: int = 1000) -> nn.Module:
+        """An ``ImageClassifier`` in eval mode, as constructed; no weights are loaded."""
+        from eff_plugins.config_adapter import backbone_channels
+        from eff_plugins.registry import MODELS
+
+        backbone, head = self.model()
+        channels = backbone_channels(backbone)[-1]
+        head = dict(type='LinearClsHead', in_channels=channels, num_classes=num_classes, **head)
+        return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head)).eval()
+
+    def arch(self) -> dict[str, Any]:
+        """Content of an ``arch.json``, without ``search``."""
+        return dict(kind=self.kind, network=self.network(), input_size=self.input_size)
+
+
+def _scaled_size(size: int, factors: Factors, rounding: Rounding) -> int:
+    multiple = rounding.size_multiple
+    return max(_SMALLEST_SIZE, round(size * factors.resolution / multiple) * multiple)
+
+
+@dataclass(frozen=True)
+class StageTable(Description):
+    """A network of the inverted-residual family."""
+
+    kind: ClassVar[str] = 'stages'
+    table: Network
+
+    @property
+    def input_size(self) -> int:
+        return self.table.input_size
+
+    def scaled(self, factors: Factors, rounding: Rounding) -> StageTable:
+        table = self.table
+
+        def widen(channels: int) -> int:
+            return round_channels(channels * factors.width, round_limit=rounding.round_limit)
+
+        head = widen(table.head_channels)
+        hidden = table.head_hidden and widen(table.head_hidden)
+        if not rounding.narrow_head:
+            head, hidden = max(head, table.head_channels), table.head_hidden and max(hidden or 0, table.head_hidden)
+        return StageTable(
+            replace(
+                table,
+                stages=scale_stages(
+                    table.stages,
+                    factors.width,
+                    factors.depth,
+                    rounding=rounding.repeats,
+                    round_limit=rounding.round_limit,
+                ),
+                stem_channels=widen(table.stem_channels) if rounding.stem else table.stem_channels,
+                head_channels=head,
+                head_hidden=hidden,
+                input_size=_scaled_size(table.input_size, factors, rounding),
+            )
+        )
+
+    def resized(self, input_size: int) -> StageTable:
+        return StageTable(replace(self.table, input_size=input_size))
+
+    def network(self) -> dict[str, Any]:
+        return self.table.to_dict()
+
+    def model(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        stride = self.table.stem_stride * math.prod(stage.stride for stage in self.table.stages)
+        last = stride.bit_length() - 2  # level 0 has stride 2
+        backbone = dict(type='eff_plugins.InvertedResidualNet', arch=self.table.to_dict(), out_indices=(last,))
+        return backbone, stage_head(self.table)
+
+
+def read_base(base: str) -> Description:
+    """The description of a named network or of an ``arch.json``.
+
+    Args:
+        base: A name of ``eff_plugins.list_models()`` whose family is described by data, or a path that ends in ``.json``.
+
+    Raises:
+        ValueError: Unknown name (the nearest that can be scaled are given), or one that has no description.
+        FileNotFoundError: There is no such file.
+    """
+    if base.endswith('.json'):
+        path = Path(base)
+        if not path.is_file():
+            raise FileNotFoundError(f'{base}: no such arch file')
+        content = json.loads(path.read_text())
+        return _described(content.get('kind'), content.get('network'), base)
+    known = variants()
+    scalable = [name for name, row in known.items() if _kind(row.backbone) is not None]
+    if base not in scalable:
+        near = difflib.get_close_matches(base, scalable, n=3, cutoff=0.3)
+        why = 'has no description that the rules can scale' if base in known else 'unknown'
+        raise ValueError(f'base {base!r}: {why}; nearest: {", ".join(near) or "none"}')
+    return _described(_kind(known[base].backbone), known[base].backbone['arch'], base)
+
+
+def _kind(backbone: Any) -> str | None:
+    """Which description a variant's backbone is built from."""
+    return {'InvertedResidualNet': 'stages'}.get(str(backbone['type']).removeprefix('eff_plugins.'))
+
+
+def _described(kind: str | None, network: Any, base: str) -> Description:
+    from eff_plugins.models.image.stages import resolve_arch
+
+    if kind == 'stages':
+        return StageTable(resolve_arch(network))
+    raise ValueError(f"{base}: kind is {kind!r}, the rules scale 'stages'")
+
+
+def on_meta(description: Description) -> tuple[nn.Module, torch.Tensor]:
+    """The classifier and one picture on the meta device: nothing is allocated or computed."""
+    with torch.device('meta'):
+        size = description.input_size
+        return description.classifier(), torch.empty(1, 3, size, size)

@@ -1,0 +1,58 @@
+"""Time described networks, prepared as they are deployed: BatchNorm folded, channels-last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from eff_plugins.deploy import Preparation
+from eff_plugins.deploy.prepare import prepare
+from eff_plugins.profiling.latency import Latency, threads, time_interleaved
+from eff_plugins.scaling.descriptions import Description
+from eff_plugins.testing.oracles import randomise
+
+
+def _callable(description: Description, batch_size: int, how: Preparation) -> Callable[[], Any]:
+    model = description.classifier()
+    randomise(model)  # the default initialisation lets the signal of a deep network fade to slow denormal numbers
+    model = prepare(model, how)
+    size = description.input_size
+    x = how.inputs(torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    return lambda: model(x)
+
+
+def time_descriptions(
+    descriptions: Mapping[str, Description],
+    repeats: int = 30,
+    warmup: int = 3,
+    batch_size: int = 1,
+    num_threads: int = 1,
+    device: str = 'cpu',
+) -> dict[str, Latency]:
+    """Latency of each network at its own input size, interleaved.
+
+    Args:
+        descriptions: Name -> network.
+        repeats: Rounds that count.
+        warmup: Rounds before them.
+        batch_size: Pictures in a batch; the latency is the batch's.
+        num_threads: Of torch.
+        device: Such as ``'cpu'`` or ``'cuda'``.
+    """
+    how = Preparation(device=device)
+    with threads(num_threads):
+        functions = {name: _callable(d, batch_size, how) for name, d in descriptions.items()}
+        return time_interleaved(functions, repeats, warmup, device)
+
+
+def measured_ms(
+    repeats: int = 15, batch_size: int = 1, num_threads: int = 1, device: str = 'cpu'
+) -> Callable[[Description], float]:
+    """A measure for :func:`eff_plugins.scaling.search.scale_to_ms`: median milliseconds of a network."""
+
+    def measure(description: Description) -> float:
+        return time_descriptions({'': description}, repeats, 3, batch_size, num_threads, device)[''].p50
+
+    return measure
