@@ -73,11 +73,11 @@ def main() -> None:
     rule, base = rule_of(args), read_base(args.base)
     timing = dict(batch_size=args.batch_size, num_threads=args.threads, device=args.device)
     members: dict[str, Member] = {}
+    measure = measured_ms(base, max(5, args.repeats // 2), **timing) if args.targets_ms else None
     for target in args.targets or args.targets_ms:
-        if args.targets:
+        if measure is None:
             member = scale_to_macs(base, rule, target, args.tolerance or 0.02)
         else:
-            measure = measured_ms(max(5, args.repeats // 2), **timing)
             member = scale_to_ms(base, rule, target, measure, args.tolerance or 0.05)
         members[member_name(args.base, rule, member)] = member
     times = None
@@ -88,7 +88,8 @@ def main() -> None:
     print(family_table(rows))
     for name, member in members.items():
         if not member.met:
-            print(f'note: {name} is {100 * member.error:+.1f} % off its target: rounding leaves nothing nearer')
+            why = 'rounding leaves nothing nearer' if member.unit == 'macs' else 'nothing nearer was measured'
+            print(f'note: {name} is {100 * member.error:+.1f} % off its target: {why}')
     if times and args.device == 'cpu' and (note := busy_note(args.threads)):
         print(f'note: {note}')
     if args.out:

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from eff_plugins.models.image.efficient import scale_stages
-from eff_plugins.models.image.stages import Network, round_channels
+from eff_plugins.models.image.regnet import ARCHS as REGNETS
+from eff_plugins.models.image.regnet import RegNetSpec, fit_groups, regnet_head, regnet_stages
+from eff_plugins.models.image.stages import Network, resolve_arch, round_channels
 from eff_plugins.models.image.zoo import stage_head, variants
 from eff_plugins.scaling.rules import Factors, Rounding
 
@@ -119,6 +121,50 @@ class StageTable(Description):
         return backbone, stage_head(self.table)
 
 
+@dataclass(frozen=True)
+class RegNetTable(Description):
+    """A RegNet. Scaling turns its rule of widths into stages; stem and head keep their channels, as in the paper's code."""
+
+    kind: ClassVar[str] = 'regnet'
+    spec: RegNetSpec
+
+    @property
+    def input_size(self) -> int:
+        return self.spec.input_size
+
+    def scaled(self, factors: Factors, rounding: Rounding) -> RegNetTable:
+        stages = tuple(
+            fit_groups(
+                round_channels(stage.channels * factors.width, round_limit=rounding.round_limit),
+                max(1, rounding.repeats(stage.depth * factors.depth)),
+                scaled_group_width(stage.group_width, factors.groups or factors.width),
+                self.spec,
+            )
+            for stage in regnet_stages(self.spec)
+        )
+        return RegNetTable(
+            replace(self.spec, stages=stages, input_size=_scaled_size(self.spec.input_size, factors, rounding))
+        )
+
+    def resized(self, input_size: int) -> RegNetTable:
+        return RegNetTable(replace(self.spec, input_size=input_size))
+
+    def network(self) -> dict[str, Any]:
+        return self.spec.to_dict()
+
+    def model(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        last = len(regnet_stages(self.spec)) - 1  # index 0 has stride 4, each stage doubles the stride
+        return dict(type='eff_plugins.RegNet', arch=self.spec.to_dict(), out_indices=(last,)), regnet_head(self.spec)
+
+
+def scaled_group_width(group_width: int, width: float) -> int:
+    """Group width scaled as the channels are: up to 2 as it comes, then 4, then multiples of 8 (as in the paper's code)."""
+    wished = max(1, round(group_width * width))
+    if wished <= 2:
+        return wished
+    return 4 if wished <= 5 else round(wished / 8) * 8
+
+
 def read_base(base: str) -> Description:
     """The description of a named network or of an ``arch.json``.
 
@@ -146,15 +192,16 @@ def read_base(base: str) -> Description:
 
 def _kind(backbone: Any) -> str | None:
     """Which description a variant's backbone is built from."""
-    return {'InvertedResidualNet': 'stages'}.get(str(backbone['type']).removeprefix('eff_plugins.'))
+    kinds = {'InvertedResidualNet': 'stages', 'RegNet': 'regnet'}
+    return kinds.get(str(backbone['type']).removeprefix('eff_plugins.'))
 
 
 def _described(kind: str | None, network: Any, base: str) -> Description:
-    from eff_plugins.models.image.stages import resolve_arch
-
     if kind == 'stages':
         return StageTable(resolve_arch(network))
-    raise ValueError(f"{base}: kind is {kind!r}, the rules scale 'stages'")
+    if kind == 'regnet':
+        return RegNetTable(REGNETS[network] if isinstance(network, str) else RegNetSpec.from_dict(network))
+    raise ValueError(f"{base}: kind is {kind!r}, the rules scale 'stages' and 'regnet'")
 
 
 def on_meta(description: Description) -> tuple[nn.Module, torch.Tensor]:

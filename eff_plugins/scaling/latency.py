@@ -9,7 +9,7 @@ import torch
 
 from eff_plugins.deploy import Preparation
 from eff_plugins.deploy.prepare import prepare
-from eff_plugins.profiling.latency import Latency, threads, time_interleaved
+from eff_plugins.profiling.latency import Latency, paired_ratio, threads, time_interleaved
 from eff_plugins.scaling.descriptions import Description
 from eff_plugins.testing.oracles import randomise
 
@@ -48,11 +48,31 @@ def time_descriptions(
 
 
 def measured_ms(
-    repeats: int = 15, batch_size: int = 1, num_threads: int = 1, device: str = 'cpu'
+    base: Description, repeats: int = 15, batch_size: int = 1, num_threads: int = 1, device: str = 'cpu'
 ) -> Callable[[Description], float]:
-    """A measure for :func:`eff_plugins.scaling.search.scale_to_ms`: median milliseconds of a network."""
+    """A measure for :func:`eff_plugins.scaling.search.scale_to_ms`: milliseconds of a network.
+
+    A search takes minutes in which a shared machine changes its speed. So the base is timed once, and each network in turn
+    with it: the result is the base's median times the median ratio of neighbouring measurements.
+
+    Args:
+        base: The network that is timed along.
+        repeats: Rounds of each comparison.
+        batch_size: Pictures in a batch; the latency is the batch's.
+        num_threads: Of torch.
+        device: Such as ``'cpu'`` or ``'cuda'``.
+    """
+    how = Preparation(device=device)
+    reference = _callable(base, batch_size, how)
+    with threads(num_threads):
+        base_ms = time_interleaved({'base': reference}, 2 * repeats, 3, device)['base'].p50
 
     def measure(description: Description) -> float:
-        return time_descriptions({'': description}, repeats, 3, batch_size, num_threads, device)[''].p50
+        if description == base:
+            return base_ms
+        pair = {'base': reference, 'candidate': _callable(description, batch_size, how)}
+        with threads(num_threads):
+            times = time_interleaved(pair, repeats, 2, device)
+        return base_ms * paired_ratio(times['candidate'], times['base'], resamples=1).median
 
     return measure

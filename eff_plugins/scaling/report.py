@@ -58,7 +58,9 @@ def family_rows(
             dict(
                 name=name,
                 input_size=description.input_size,
-                **asdict(factors),
+                depth=factors.depth,
+                width=factors.width,
+                resolution=factors.resolution,
                 **asdict(counted),
                 latency_ms_p50=times[name].p50 if times else None,
                 target=member and member.target,
@@ -129,6 +131,9 @@ def plot_family(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path)
         ylabel='multiple of the base',
         title=title,
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f'{value:g}')
+        axis.set_minor_formatter(lambda value, _: f'{value:g}')
     axes.grid(alpha=0.3, which='both')
     axes.legend()
     target = Path(path)

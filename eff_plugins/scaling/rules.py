@@ -14,11 +14,19 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Factors:
-    """Multiples of the base's repeats, channels and input side."""
+    """Multiples of the base's numbers.
+
+    Attributes:
+        depth: Of the repeats.
+        width: Of the channels.
+        resolution: Of the input side.
+        groups: Of the group widths of grouped (not depthwise) convolutions; None means as ``width``.
+    """
 
     depth: float
     width: float
     resolution: float
+    groups: float | None = None
 
     @property
     def macs(self) -> float:

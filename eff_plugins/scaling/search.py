@@ -126,10 +126,12 @@ def _search(
     if not target > 0:
         raise ValueError(f'target {target:g} {unit} must be positive')
     path = rule.path(ratio)
+    # Group widths move in large steps, at which the cost jumps: they follow the rule at the target and stay along the path.
+    groups = rule.factors(ratio).width
     seen: dict[Description, Member] = {}
 
     def reached(nominal: float) -> float:
-        factors = path(nominal)
+        factors = replace(path(nominal), groups=groups)
         description = base.scaled(factors, rule.rounding)
         if description not in seen:
             seen[description] = Member(description, factors, target, measure(description), unit, tolerance)
@@ -147,8 +149,8 @@ def _search(
             high = middle
     if fine:
         # Rounding to multiples makes the cost rise and fall along the path, so neighbours of the crossing are tried, too.
-        for step in range(-8, 9):
-            reached(low * 1.004**step)
+        for step in range(-4, 5):
+            reached(low * 1.006**step)
         if not any(member.met for member in seen.values()):
             seen |= _resized(list(seen.values()), rule.rounding.size_multiple, measure)
     return min(seen.values(), key=lambda member: abs(math.log(member.reached / target)))

@@ -298,7 +298,7 @@ _PUBLISHED: dict[str, tuple[float, float, str, str]] = {
 }
 
 
-def _head(spec: RegNetSpec) -> dict[str, Any]:
+def regnet_head(spec: RegNetSpec) -> dict[str, Any]:
     """The classifier's head: a linear layer; what ends linearly is activated (with a convolution, if any) before it."""
     if spec.head_channels:
         return dict(hidden_channels=spec.head_channels, act=spec.act)
@@ -314,7 +314,7 @@ VARIANTS: dict[str, Variant] = {
         source=source,
         input_size=ARCHS[name].input_size,
         last_index=3,
-        head=_head(ARCHS[name]),
+        head=regnet_head(ARCHS[name]),
         oracle=oracle,
     )
     for name, (params, macs, source, oracle) in _PUBLISHED.items()

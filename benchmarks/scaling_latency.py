@@ -1,0 +1,171 @@
+"""Does latency follow activations rather than multiply-adds? Measured over networks scaled in different ways.
+
+Published RegNetX and RegNetY networks, and EfficientNet-B0 and RegNetY-400MF scaled to the same multiply-adds by width
+alone (alpha 1), by the fast rule (0.8), uniformly (1/3), without width (0) and, for EfficientNet, by its compound rule. All
+are timed in turn at their own input sizes, BatchNorm folded, channels-last. Reported: correlation of the logarithms, rank
+correlation and the log-log fit of latency against multiply-adds and against activations.
+
+``OMP_NUM_THREADS=1 python benchmarks/scaling_latency.py --out benchmarks/results/scaling_latency.csv``
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.engine.runs import table
+from eff_plugins.profiling.benchmark import device_name, write_csv
+from eff_plugins.profiling.latency import busy_note
+from eff_plugins.scaling import CompoundRule, Description, FastRule, Rule, cost, read_base, scale_to_macs
+from eff_plugins.scaling.latency import time_descriptions
+
+PUBLISHED = (
+    'regnetx_200mf',
+    'regnetx_400mf',
+    'regnetx_800mf',
+    'regnety_200mf',
+    'regnety_400mf',
+    'regnety_800mf',
+    'efficientnet_b0',
+)
+RULES: dict[str, Rule] = {
+    'width': FastRule(1.0),
+    'fast': FastRule(0.8),
+    'uniform': FastRule(1 / 3),
+    'depth-resolution': FastRule(0.0),
+    'compound': CompoundRule(),
+}
+BASES = {'efficientnet_b0': tuple(RULES), 'regnety_400mf': tuple(name for name in RULES if name != 'compound')}
+
+
+def networks(ratios: Sequence[float]) -> dict[str, tuple[str, Description]]:
+    """Name -> (group, description): published ones, and each base scaled by each rule to the ratios of its multiply-adds."""
+    found = {name: ('published', read_base(name)) for name in PUBLISHED}
+    for base_name, rules in BASES.items():
+        base = read_base(base_name)
+        for rule in rules:
+            for ratio in ratios:
+                member = scale_to_macs(base, RULES[rule], ratio * cost(base).macs)
+                found[f'{base_name}_{rule}_x{ratio:g}'] = (f'{base_name} x{ratio:g}', member.description)
+    return found
+
+
+def fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """Pearson's correlation of the logarithms, Spearman's, the exponent of y = a x^b and the fit's rms residual, per cent."""
+    from scipy.stats import spearmanr
+
+    log_x, log_y = np.log(x), np.log(y)
+    slope, offset = np.polyfit(log_x, log_y, 1)
+    residual = log_y - slope * log_x - offset
+    return dict(
+        pearson_log=float(np.corrcoef(log_x, log_y)[0, 1]),
+        spearman=float(spearmanr(x, y).statistic),
+        exponent=float(slope),
+        residual_percent=100 * math.expm1(float(np.sqrt(np.mean(residual**2)))),
+    )
+
+
+def within_groups(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, int]:
+    """Rank correlation of ``key`` and latency among networks of one base and equal multiply-adds; mean, number of groups."""
+    from scipy.stats import spearmanr
+
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row['group'], []).append(row)
+    alike = [group for name, group in groups.items() if name != 'published' and len(group) >= 3]
+    values = [
+        float(spearmanr([row[key] for row in group], [row['latency_ms_p50'] for row in group]).statistic)
+        for group in alike
+    ]
+    return float(np.mean(values)), len(values)
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Both fits over all networks, and over each kind alone."""
+    kinds = {
+        'all': rows,
+        'RegNet': [row for row in rows if row['name'].startswith('regnet')],
+        'EfficientNet': [row for row in rows if row['name'].startswith('efficientnet')],
+    }
+    lines = [('networks', 'n', 'latency against', 'Pearson (log)', 'Spearman', 'exponent', 'rms residual')]
+    for kind, chosen in kinds.items():
+        for key in ('macs', 'activations'):
+            found = fit([row[key] for row in chosen], [row['latency_ms_p50'] for row in chosen])
+            lines.append(
+                (
+                    kind,
+                    str(len(chosen)),
+                    key,
+                    f'{found["pearson_log"]:.3f}',
+                    f'{found["spearman"]:.3f}',
+                    f'{found["exponent"]:.2f}',
+                    f'{found["residual_percent"]:.0f} %',
+                )
+            )
+    mean, count = within_groups(rows, 'activations')
+    return (
+        table(lines)
+        + f'\nat equal multiply-adds: rank correlation of latency and activations {mean:.2f} (mean of {count} groups)'
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--ratios', type=float, nargs='+', default=[0.5, 2.0, 4.0], help="multiples of each base's multiply-adds"
+    )
+    parser.add_argument('--repeats', type=int, default=30)
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--out', type=Path)
+    args = parser.parse_args()
+    found = networks(args.ratios)
+    times = time_descriptions(
+        {name: description for name, (_, description) in found.items()},
+        args.repeats,
+        batch_size=args.batch_size,
+        num_threads=args.threads,
+        device=args.device,
+    )
+    rows = []
+    for name, (group, description) in found.items():
+        counted = cost(description)
+        rows.append(
+            dict(
+                name=name,
+                group=group,
+                input_size=description.input_size,
+                params=counted.params,
+                macs=counted.macs,
+                activations=counted.activations,
+                latency_ms_p50=round(times[name].p50, 3),
+                latency_ms_p90=round(times[name].p90, 3),
+                batch_size=args.batch_size,
+                threads=args.threads,
+                repeats=args.repeats,
+                device=device_name(args.device),
+                torch=torch.__version__,
+                command=f'python {shlex.join(sys.argv)}',
+            )
+        )
+    keys = ('name', 'input_size', 'macs', 'activations', 'latency_ms_p50')
+    print(table([keys, *(tuple(str(row[key]) for key in keys) for row in rows)]))
+    print(report(rows))
+    if args.device == 'cpu' and (note := busy_note(args.threads)):
+        print(f'note: {note}')
+    if args.out:
+        write_csv(args.out, rows)
+
+
+if __name__ == '__main__':
+    main()
