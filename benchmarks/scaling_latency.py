@@ -2,8 +2,9 @@
 
 Published RegNetX and RegNetY networks, and EfficientNet-B0 and RegNetY-400MF scaled to the same multiply-adds by width
 alone (alpha 1), by the fast rule (0.8), uniformly (1/3), without width (0) and, for EfficientNet, by its compound rule. All
-are timed in turn at their own input sizes, BatchNorm folded, channels-last. Reported: correlation of the logarithms, rank
-correlation and the log-log fit of latency against multiply-adds and against activations.
+are timed in turn at their own input sizes, BatchNorm folded, channels-last, one CPU thread. Two times are kept: the wall's
+and the process's own (CPU time), which other work on the machine disturbs far less. Reported: correlation of the
+logarithms, rank correlation and the log-log fit of each against multiply-adds and against activations.
 
 ``OMP_NUM_THREADS=1 python benchmarks/scaling_latency.py --out benchmarks/results/scaling_latency.csv``
 """
@@ -14,7 +15,8 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ import numpy as np
 import torch
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.deploy import Preparation
 from eff_plugins.engine.runs import table
 from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import busy_note
+from eff_plugins.profiling.latency import busy_note, threads, time_interleaved
 from eff_plugins.scaling import CompoundRule, Description, FastRule, Rule, cost, read_base, scale_to_macs
-from eff_plugins.scaling.latency import time_descriptions
+from eff_plugins.scaling.latency import deployed_call
 
 PUBLISHED = (
     'regnetx_200mf',
@@ -59,6 +62,25 @@ def networks(ratios: Sequence[float]) -> dict[str, tuple[str, Description]]:
     return found
 
 
+def measure(found: Mapping[str, Description], batch_size: int, repeats: int) -> dict[str, tuple[float, float, float]]:
+    """Name -> median and 90th percentile of the wall's milliseconds, and median of the CPU's."""
+    spent: dict[str, list[float]] = {name: [] for name in found}
+
+    def timed(name: str, call: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            start = time.process_time_ns()
+            call()
+            spent[name].append((time.process_time_ns() - start) / 1e6)
+
+        return run
+
+    how = Preparation()
+    with threads(1):
+        calls = {name: timed(name, deployed_call(network, batch_size, how)) for name, network in found.items()}
+        wall = time_interleaved(calls, repeats, warmup=3)
+    return {name: (wall[name].p50, wall[name].p90, float(np.median(spent[name][3:]))) for name in found}
+
+
 def fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     """Pearson's correlation of the logarithms, Spearman's, the exponent of y = a x^b and the fit's rms residual, per cent."""
     from scipy.stats import spearmanr
@@ -74,7 +96,7 @@ def fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     )
 
 
-def within_groups(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, int]:
+def within_groups(rows: Sequence[Mapping[str, Any]], key: str, latency: str) -> tuple[float, int]:
     """Rank correlation of ``key`` and latency among networks of one base and equal multiply-adds; mean, number of groups."""
     from scipy.stats import spearmanr
 
@@ -83,60 +105,46 @@ def within_groups(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, i
         groups.setdefault(row['group'], []).append(row)
     alike = [group for name, group in groups.items() if name != 'published' and len(group) >= 3]
     values = [
-        float(spearmanr([row[key] for row in group], [row['latency_ms_p50'] for row in group]).statistic)
-        for group in alike
+        float(spearmanr([row[key] for row in group], [row[latency] for row in group]).statistic) for group in alike
     ]
     return float(np.mean(values)), len(values)
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Both fits over all networks, and over each kind alone."""
+    """The fits over all networks, and over each kind alone."""
     kinds = {
         'all': rows,
         'RegNet': [row for row in rows if row['name'].startswith('regnet')],
         'EfficientNet': [row for row in rows if row['name'].startswith('efficientnet')],
     }
-    lines = [('networks', 'n', 'latency against', 'Pearson (log)', 'Spearman', 'exponent', 'rms residual')]
+    lines: list[tuple[str, ...]] = [
+        ('networks', 'n', 'time', 'against', 'Pearson (log)', 'Spearman', 'exponent', 'rms residual')
+    ]
     for kind, chosen in kinds.items():
-        for key in ('macs', 'activations'):
-            found = fit([row[key] for row in chosen], [row['latency_ms_p50'] for row in chosen])
-            lines.append(
-                (
-                    kind,
-                    str(len(chosen)),
-                    key,
-                    f'{found["pearson_log"]:.3f}',
-                    f'{found["spearman"]:.3f}',
-                    f'{found["exponent"]:.2f}',
-                    f'{found["residual_percent"]:.0f} %',
-                )
-            )
-    mean, count = within_groups(rows, 'activations')
-    return (
-        table(lines)
-        + f'\nat equal multiply-adds: rank correlation of latency and activations {mean:.2f} (mean of {count} groups)'
-    )
+        for latency in ('latency_ms_p50', 'cpu_ms_p50'):
+            for key in ('macs', 'activations'):
+                found = fit([row[key] for row in chosen], [row[latency] for row in chosen])
+                figures = [f'{found[name]:.3f}' for name in ('pearson_log', 'spearman')]
+                figures += [f'{found["exponent"]:.2f}', f'{found["residual_percent"]:.0f} %']
+                lines.append((kind, str(len(chosen)), latency.split('_')[0], key, *figures))
+    text = table(lines)
+    for latency in ('latency_ms_p50', 'cpu_ms_p50'):
+        mean, count = within_groups(rows, 'activations', latency)
+        text += f'\nat equal multiply-adds: rank correlation of {latency} and activations {mean:.2f} (mean of {count} groups)'
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--ratios', type=float, nargs='+', default=[0.5, 2.0, 4.0], help="multiples of each base's multiply-adds"
+        '--ratios', type=float, nargs='+', default=[0.5, 2.0], help="multiples of each base's multiply-adds"
     )
     parser.add_argument('--repeats', type=int, default=30)
     parser.add_argument('--batch-size', type=int, default=1)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--device', default='cpu')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     found = networks(args.ratios)
-    times = time_descriptions(
-        {name: description for name, (_, description) in found.items()},
-        args.repeats,
-        batch_size=args.batch_size,
-        num_threads=args.threads,
-        device=args.device,
-    )
+    times = measure({name: network for name, (_, network) in found.items()}, args.batch_size, args.repeats)
     rows = []
     for name, (group, description) in found.items():
         counted = cost(description)
@@ -148,20 +156,21 @@ def main() -> None:
                 params=counted.params,
                 macs=counted.macs,
                 activations=counted.activations,
-                latency_ms_p50=round(times[name].p50, 3),
-                latency_ms_p90=round(times[name].p90, 3),
+                latency_ms_p50=round(times[name][0], 3),
+                latency_ms_p90=round(times[name][1], 3),
+                cpu_ms_p50=round(times[name][2], 3),
                 batch_size=args.batch_size,
-                threads=args.threads,
+                threads=1,
                 repeats=args.repeats,
-                device=device_name(args.device),
+                device=device_name('cpu'),
                 torch=torch.__version__,
                 command=f'python {shlex.join(sys.argv)}',
             )
         )
-    keys = ('name', 'input_size', 'macs', 'activations', 'latency_ms_p50')
+    keys = ('name', 'input_size', 'macs', 'activations', 'latency_ms_p50', 'cpu_ms_p50')
     print(table([keys, *(tuple(str(row[key]) for key in keys) for row in rows)]))
     print(report(rows))
-    if args.device == 'cpu' and (note := busy_note(args.threads)):
+    if note := busy_note(1):
         print(f'note: {note}')
     if args.out:
         write_csv(args.out, rows)

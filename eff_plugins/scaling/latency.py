@@ -14,7 +14,8 @@ from eff_plugins.scaling.descriptions import Description
 from eff_plugins.testing.oracles import randomise
 
 
-def _callable(description: Description, batch_size: int, how: Preparation) -> Callable[[], Any]:
+def deployed_call(description: Description, batch_size: int, how: Preparation) -> Callable[[], Any]:
+    """What is timed: the prepared classifier with random weights on one batch at its own input size."""
     model = description.classifier()
     randomise(model)  # the default initialisation lets the signal of a deep network fade to slow denormal numbers
     model = prepare(model, how)
@@ -43,7 +44,7 @@ def time_descriptions(
     """
     how = Preparation(device=device)
     with threads(num_threads):
-        functions = {name: _callable(d, batch_size, how) for name, d in descriptions.items()}
+        functions = {name: deployed_call(d, batch_size, how) for name, d in descriptions.items()}
         return time_interleaved(functions, repeats, warmup, device)
 
 
@@ -63,14 +64,14 @@ def measured_ms(
         device: Such as ``'cpu'`` or ``'cuda'``.
     """
     how = Preparation(device=device)
-    reference = _callable(base, batch_size, how)
+    reference = deployed_call(base, batch_size, how)
     with threads(num_threads):
         base_ms = time_interleaved({'base': reference}, 2 * repeats, 3, device)['base'].p50
 
     def measure(description: Description) -> float:
         if description == base:
             return base_ms
-        pair = {'base': reference, 'candidate': _callable(description, batch_size, how)}
+        pair = {'base': reference, 'candidate': deployed_call(description, batch_size, how)}
         with threads(num_threads):
             times = time_interleaved(pair, repeats, 2, device)
         return base_ms * paired_ratio(times['candidate'], times['base'], resamples=1).median

@@ -68,7 +68,9 @@ def test_a_ratio_of_one_gives_the_base():
 
 def test_targets_outside_the_family_name_its_limits():
     smallest = SMALL.scaled(FastRule().factors(1e-9), FastRule.rounding)
-    with pytest.raises(ValueError, match=rf'smallest network of this rule and base has {cost(smallest).macs / 1e9:.4g} G'):
+    with pytest.raises(
+        ValueError, match=rf'smallest network of this rule and base has {cost(smallest).macs / 1e9:.4g} G'
+    ):
         scale_to_macs(SMALL, FastRule(), 1e4)
     with pytest.raises(ValueError, match='must be positive'):
         scale_to_macs(SMALL, FastRule(), 0)
@@ -102,7 +104,9 @@ def test_networks_are_timed_in_turn():
     assert measure(wide) > measure(SMALL) == measure(SMALL) > 0
 
 
-@pytest.mark.parametrize(('base', 'kind'), [(SMALL, InvertedResidualNet), (SMALL_REGNET, RegNet)], ids=['stages', 'regnet'])
+@pytest.mark.parametrize(
+    ('base', 'kind'), [(SMALL, InvertedResidualNet), (SMALL_REGNET, RegNet)], ids=['stages', 'regnet']
+)
 def test_arch_files_build_the_network_and_can_be_scaled_again(base, kind, tmp_path):
     member = scale_to_macs(base, FastRule(), 2 * cost(base).macs)
     content = arch_file(member, 'small', FastRule())
@@ -124,7 +128,9 @@ def test_activations_are_the_outputs_of_convolutions():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(('name', 'millions'), [('efficientnet_b0', 6.7), ('regnetx_400mf', 3.1), ('regnety_4.0gf', 12.3)])
+@pytest.mark.parametrize(
+    ('name', 'millions'), [('efficientnet_b0', 6.7), ('regnetx_400mf', 3.1), ('regnety_4.0gf', 12.3)]
+)
 def test_activations_agree_with_published_figures(name, millions):
     # pycls' model zoo
     assert cost(read_base(name)).activations / 1e6 == pytest.approx(millions, abs=0.06)
@@ -139,7 +145,20 @@ def test_tool_prints_and_writes_a_family(tmp_path):
     base = tmp_path / 'small.json'
     base.write_text(json.dumps(SMALL.arch()))
     out = tmp_path / 'family'
-    args = ('--rule', 'fast', '--alpha', '0.8', '--targets', '2M', '8M', '--measure', '--repeats', '2', '--out', str(out))
+    args = (
+        '--rule',
+        'fast',
+        '--alpha',
+        '0.8',
+        '--targets',
+        '2M',
+        '8M',
+        '--measure',
+        '--repeats',
+        '2',
+        '--out',
+        str(out),
+    )
     result = run_tool(str(base), *args)
     assert result.returncode == 0, result.stderr
     assert 'small_fast_0.008G' in result.stdout and 'acts (M)' in result.stdout
@@ -152,7 +171,10 @@ def test_tool_prints_and_writes_a_family(tmp_path):
 def test_tool_says_what_is_wrong():
     for args, words in (
         (('efficientnet_lite', '--targets', '1G'), 'nearest: efficientnet_lite'),
-        (('efficientnet_b0', '--rule', 'tiny', '--alpha', '1', '--targets', '1G'), '--alpha is no argument of the tiny rule'),
+        (
+            ('efficientnet_b0', '--rule', 'tiny', '--alpha', '1', '--targets', '1G'),
+            '--alpha is no argument of the tiny rule',
+        ),
     ):
         result = run_tool(*args)
         assert result.returncode == 1 and words in result.stderr and 'Traceback' not in result.stderr
