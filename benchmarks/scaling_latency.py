@@ -4,7 +4,7 @@ Published RegNetX and RegNetY networks, and EfficientNet-B0 and RegNetY-400MF sc
 alone (alpha 1), by the fast rule (0.8), uniformly (1/3), without width (0) and, for EfficientNet, by its compound rule. All
 are timed in turn at their own input sizes, BatchNorm folded, channels-last, one CPU thread. Two times are kept: the wall's
 and the process's own (CPU time), which other work on the machine disturbs far less. Reported: correlation of the
-logarithms, rank correlation and the log-log fit of each against multiply-adds and against activations.
+logarithms, rank correlation and the log-log fit of each against multiply-adds, against activations, and against both.
 
 ``OMP_NUM_THREADS=1 python benchmarks/scaling_latency.py --out benchmarks/results/scaling_latency.csv``
 """
@@ -81,19 +81,24 @@ def measure(found: Mapping[str, Description], batch_size: int, repeats: int) -> 
     return {name: (wall[name].p50, wall[name].p90, float(np.median(spent[name][3:]))) for name in found}
 
 
-def fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
-    """Pearson's correlation of the logarithms, Spearman's, the exponent of y = a x^b and the fit's rms residual, per cent."""
+def fit(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], latency: str
+) -> tuple[float, float, list[float], float]:
+    """Least squares of log latency on the logarithms of ``keys``.
+
+    Returns:
+        Correlation of the logarithms (of the fit, where there are two keys), rank correlation of fit and latency, exponents,
+        and the rms residual in per cent.
+    """
     from scipy.stats import spearmanr
 
-    log_x, log_y = np.log(x), np.log(y)
-    slope, offset = np.polyfit(log_x, log_y, 1)
-    residual = log_y - slope * log_x - offset
-    return dict(
-        pearson_log=float(np.corrcoef(log_x, log_y)[0, 1]),
-        spearman=float(spearmanr(x, y).statistic),
-        exponent=float(slope),
-        residual_percent=100 * math.expm1(float(np.sqrt(np.mean(residual**2)))),
-    )
+    x = np.array([[math.log(row[key]) for key in keys] + [1.0] for row in rows])
+    y = np.log([row[latency] for row in rows])
+    solution = np.linalg.lstsq(x, y, rcond=None)[0]
+    fitted = x @ solution
+    correlation = float(np.corrcoef(fitted, y)[0, 1])
+    residual = 100 * math.expm1(float(np.sqrt(np.mean((y - fitted) ** 2))))
+    return correlation, float(spearmanr(fitted, y).statistic), [float(value) for value in solution[:-1]], residual
 
 
 def within_groups(rows: Sequence[Mapping[str, Any]], key: str, latency: str) -> tuple[float, int]:
@@ -118,15 +123,19 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
         'EfficientNet': [row for row in rows if row['name'].startswith('efficientnet')],
     }
     lines: list[tuple[str, ...]] = [
-        ('networks', 'n', 'time', 'against', 'Pearson (log)', 'Spearman', 'exponent', 'rms residual')
+        ('networks', 'n', 'time', 'against', 'Pearson (log)', 'Spearman', 'exponents', 'rms residual')
     ]
     for kind, chosen in kinds.items():
         for latency in ('latency_ms_p50', 'cpu_ms_p50'):
-            for key in ('macs', 'activations'):
-                found = fit([row[key] for row in chosen], [row[latency] for row in chosen])
-                figures = [f'{found[name]:.3f}' for name in ('pearson_log', 'spearman')]
-                figures += [f'{found["exponent"]:.2f}', f'{found["residual_percent"]:.0f} %']
-                lines.append((kind, str(len(chosen)), latency.split('_')[0], key, *figures))
+            for keys in (('macs',), ('activations',), ('macs', 'activations')):
+                correlation, rank, exponents, residual = fit(chosen, keys, latency)
+                figures = (
+                    f'{correlation:.3f}',
+                    f'{rank:.3f}',
+                    ', '.join(f'{e:.2f}' for e in exponents),
+                    f'{residual:.1f} %',
+                )
+                lines.append((kind, str(len(chosen)), latency.split('_')[0], ' and '.join(keys), *figures))
     text = table(lines)
     for latency in ('latency_ms_p50', 'cpu_ms_p50'):
         mean, count = within_groups(rows, 'activations', latency)
