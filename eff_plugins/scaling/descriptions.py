@@ -48,16 +48,14 @@ class Description(ABC):
 
     @abstractmethod
     def model(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Configs of backbone and head."""
+        """Config of the backbone, and the head's but type and classes."""
 
     def classifier(self, num_classes: int = 1000) -> nn.Module:
         """An ``ImageClassifier`` in eval mode, as constructed; no weights are loaded."""
-        from eff_plugins.config_adapter import backbone_channels
         from eff_plugins.registry import MODELS
 
         backbone, head = self.model()
-        channels = backbone_channels(backbone)[-1]
-        head = dict(type='LinearClsHead', in_channels=channels, num_classes=num_classes, **head)
+        head = dict(type='LinearClsHead', num_classes=num_classes, **head)
         return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head)).eval()
 
     def arch(self) -> dict[str, Any]:
@@ -118,7 +116,7 @@ class StageTable(Description):
         stride = self.table.stem_stride * math.prod(stage.stride for stage in self.table.stages)
         last = stride.bit_length() - 2  # level 0 has stride 2
         backbone = dict(type='eff_plugins.InvertedResidualNet', arch=self.table.to_dict(), out_indices=(last,))
-        return backbone, stage_head(self.table)
+        return backbone, dict(in_channels=self.table.stages[-1].channels, **stage_head(self.table))
 
 
 @dataclass(frozen=True)
@@ -153,8 +151,10 @@ class RegNetTable(Description):
         return self.spec.to_dict()
 
     def model(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        last = len(regnet_stages(self.spec)) - 1  # index 0 has stride 4, each stage doubles the stride
-        return dict(type='eff_plugins.RegNet', arch=self.spec.to_dict(), out_indices=(last,)), regnet_head(self.spec)
+        stages = regnet_stages(self.spec)
+        # index 0 has stride 4, and each stage doubles the stride
+        backbone = dict(type='eff_plugins.RegNet', arch=self.spec.to_dict(), out_indices=(len(stages) - 1,))
+        return backbone, dict(in_channels=stages[-1].channels, **regnet_head(self.spec))
 
 
 def scaled_group_width(group_width: int, width: float) -> int:
