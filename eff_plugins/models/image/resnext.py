@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import check_keys, resolve_description
 from eff_plugins.models.image.zoo import Variant
-from eff_plugins.models.layers.conv import ACTIVATIONS, ConvNormAct, SqueezeExcite
+from eff_plugins.models.layers.conv import ACTIVATIONS, ConvNormAct, SqueezeExcite, add_residual
 from eff_plugins.registry import MODELS
 
 
@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
         layers['enter'] = ConvNormAct(in_channels, hidden, norm_cfg=norm_cfg, act=act)
         layers['filter'] = ConvNormAct(hidden, hidden, 3, stride, groups, norm_cfg=norm_cfg, act=act)
         if squeezed:
-            layers['se'] = SqueezeExcite(hidden, squeezed, act)
+            layers['se'] = SqueezeExcite(hidden, squeezed, act, inplace=True)
         layers['leave'] = ConvNormAct(hidden, out_channels, norm_cfg=norm_cfg, act=None)
         self.branch: nn.Module = nn.Sequential(layers)
         self.has_residual = in_channels == out_channels and stride == 1
@@ -103,9 +103,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)
         if self.has_residual:
-            y = y + x
+            y = add_residual(x, y)
         elif hasattr(self, 'shortcut'):
-            y = y + self.shortcut(x)
+            y = add_residual(self.shortcut(x), y)
         return self.act(y)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.models.layers.conv import ACTIVATIONS, ChannelShuffle, ConvNormAct, SqueezeExcite
+from eff_plugins.models.layers.conv import ACTIVATIONS, ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual
 from eff_plugins.models.layers.stm_forms import FORMS, Block, Conv, Pool, Shuffle, Site, Step
 from eff_plugins.registry import MODELS
 
@@ -83,7 +83,7 @@ class SplitTransformMerge(nn.Module):
             self.act = ACTIVATIONS[self.block.act](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x + self.branch(x) if self.has_residual else self.branch(x)
+        y = add_residual(x, self.branch(x)) if self.has_residual else self.branch(x)
         return y if self.block.act is None else self.act(y)
 
 
@@ -161,7 +161,8 @@ def _build_path(path: Sequence[Step], channels: int, norm_cfg: Mapping) -> tuple
                 raise ValueError(f'{channels} channels cannot be shuffled between {step.groups} groups')
             layers.append(ChannelShuffle(step.groups))
         else:
-            layers.append(SqueezeExcite(channels, step.channels, step.act, step.gate))
+            own = any(isinstance(layer, ConvNormAct) for layer in layers)  # else it would write over the block's input
+            layers.append(SqueezeExcite(channels, step.channels, step.act, step.gate, inplace=own))
     return layers, channels, stride
 
 
