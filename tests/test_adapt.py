@@ -102,7 +102,13 @@ def swapped(scope='mmdet', **model):
 
 @pytest.mark.parametrize(
     ('former', 'levels'),
-    [((0, 1, 2, 3), (1, 2, 3, 4)), ((3,), (4,)), ((4, 7), (3, 4)), ((2, 3, 4), (2, 3, 4)), ((2, 5, 8, 11), (1, 2, 3, 4))],
+    [
+        ((0, 1, 2, 3), (1, 2, 3, 4)),
+        ((3,), (4,)),
+        ((4, 7), (3, 4)),
+        ((2, 3, 4), (2, 3, 4)),
+        ((2, 5, 8, 11), (1, 2, 3, 4)),
+    ],
 )
 def test_another_backbones_numbers_become_levels(former, levels):
     """0-3 are a ResNet's stages; any others (layers of a MobileNet or transformer) count from the deepest map."""
