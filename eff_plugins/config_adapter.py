@@ -99,7 +99,7 @@ def _framework_arguments(scope: str | None) -> tuple[frozenset[str], frozenset[s
 
 def _knows_arch(backbone: Mapping) -> bool:
     try:
-        _on_meta({key: backbone[key] for key in ('type', 'arch') if key in backbone})
+        _on_meta({key: backbone[key] for key in ('type', 'arch')})
     except ValueError:
         return False
     return True
@@ -114,7 +114,8 @@ def _drop_foreign(model: Any, scope: str | None) -> bool:
     unknown = [key for key in backbone if key not in parameters and key != 'type']
     # Only what some backbone of the framework takes is a leftover; anything else is a mistake, and building says so.
     foreign = [key for key in unknown if key in _framework_arguments(scope)[0]]
-    if 'arch' in parameters and not _knows_arch(backbone) and backbone['arch'] in _framework_arguments(scope)[1]:
+    arch = backbone.get('arch')
+    if isinstance(arch, str) and not _knows_arch(backbone) and arch in _framework_arguments(scope)[1]:
         foreign.append('arch')
     if (backbone.get('norm_cfg') or {}).get('type') == 'LN':  # a transformer's; convolutions have no use for it
         foreign.append('norm_cfg')
@@ -150,11 +151,10 @@ def _renumber(backbone: Any) -> None:
     if not isinstance(former, Sequence):
         _log(f'dropped out_indices={former} of another backbone: all maps are returned')
         return
-    own = _on_meta(backbone)
-    # Exponents of the strides; a map's number is the exponent less the family's offset (2: numbered as a ResNet, else 1).
+    # Exponents of the strides; map 0 of a backbone of the suite has stride 2, of the ResNet-like ones stride 4.
     exponents = [i + 2 for i in former] if _numbers(former) == 'resnet' else list(range(6 - len(former), 6))
-    offset = own.out_strides[0].bit_length() - 1 - own.out_indices[0] if hasattr(own, 'out_strides') else 1
-    backbone['out_indices'] = tuple(i - offset for i in exponents)
+    first = getattr(MODELS.get(backbone['type']), 'first_stride', 2).bit_length() - 1
+    backbone['out_indices'] = tuple(i - first for i in exponents)
     _log(f'out_indices {tuple(former)} became {backbone["out_indices"]}, strides {[2**i for i in exponents]}')
 
 
