@@ -131,10 +131,14 @@ class _Branch(nn.Module):
         self.shuffle = ChannelShuffle(block.shuffle) if block.shuffle > 1 else None
         if self.channels % block.shuffle:
             raise ValueError(f'{self.channels} channels cannot be shuffled between {block.shuffle} groups')
+        # A shuffle of as many groups as there are paths of one width interleaves them: each channel is then moved once.
+        self.interleaves = not self.sums and len(paths) == block.shuffle and len({*channels}) == 1
 
     def forward(self, x: Tensor) -> Tensor:
         parts: Sequence[Tensor] = [x] * len(self.paths) if self.split is None else x.split(self.split, 1)
         outs = [path(part) for path, part in zip(self.paths, parts, strict=True)]
+        if self.interleaves:
+            return torch.stack(outs, 2).flatten(1, 2)
         if len(outs) == 1:
             y = outs[0]
         else:
