@@ -13,7 +13,7 @@ from eff_plugins import adapt
 BASES = Path(__file__).parents[2] / 'configs/_base_/models'
 SEGMENTATION = ('ccnet', 'danet', 'deeplabv3plus', 'isanet', 'lraspp', 'ocrnet', 'segformer-head', 'segmenter')
 OTHERS = ('classifier', 'tsm')  # no detector, no segmentor
-COMPOSED = sorted(p for p in BASES.glob('*.py') if not p.name.startswith(OTHERS))
+COMPOSED = sorted(p for p in BASES.glob('*_effnet-lite0.py') if not p.name.startswith(OTHERS))
 MMDET = [
     'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
     'deformable_detr/deformable-detr_r50_16xb2-50e_coco',

@@ -137,12 +137,14 @@ def test_preferred_weights_and_their_refusals():
 
 
 def test_adapt_downloads_nothing_unasked_and_says_how(monkeypatch):
+    pytest.importorskip('mmdet')
     said = []
     monkeypatch.setattr('eff_plugins.config_adapter._log', said.append)
     for arch, told in (('mobilenetv2_100', 'tv://mobilenet_v2/IMAGENET1K_V2'), ('fbnet_a', None)):
         said.clear()
         backbone = dict(type='eff_plugins.InvertedResidualNet', arch=arch, depth=50, out_indices=(0, 1, 2, 3))
-        cfg = adapt(Config(dict(model=dict(backbone=backbone, data_preprocessor=dict(mean=[1.0] * 3, std=[2.0] * 3)))))
+        model = dict(backbone=backbone, data_preprocessor=dict(mean=[1.0] * 3, std=[2.0] * 3))
+        cfg = adapt(Config(dict(default_scope='mmdet', model=model)))
         assert cfg.model.backbone.init_cfg is None and cfg.model.data_preprocessor.mean == [1.0] * 3
         lines = [line for line in said if '://' in line]
         assert (told in lines[0] and 'mean=[123.675' in lines[0]) if told else not lines
