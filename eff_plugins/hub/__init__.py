@@ -76,16 +76,16 @@ def build_classifier(name: str, num_classes: int = 1000, weights: Weights | None
     backbone = {**described.backbone, 'out_indices': (described.last_index,)}
     model = MODELS.build(
         dict(
-            type='ImageClassifier',
+            type='eff_plugins.ImageClassifier',
             backbone=backbone,
             head=dict(
-                type='LinearClsHead',
+                type='eff_plugins.LinearClsHead',
                 in_channels=backbone_channels(backbone)[-1],
                 num_classes=num_classes,
                 **described.head,
             ),
             data_preprocessor=dict(
-                type='ImgDataPreprocessor',
+                type='mmengine.ImgDataPreprocessor',
                 mean=list(weights.mean) if weights else [127.5] * 3,
                 std=list(weights.std) if weights else [127.5] * 3,
             ),

