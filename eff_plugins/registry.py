@@ -71,6 +71,8 @@ TYPES: dict[str, dict[str, str]] = {
         'ResumeStateHook': '.engine.resume',
         'FiniteLossHook': '.engine.finite_loss',
         'ClsVisualizationHook': '.visualization.classification',
+        'ClipVisualizationHook': '.visualization.classification',
+        'ImageVisualizationHook': '.visualization.hooks',
         'BevVisualizationHook': '.visualization.bev',
     },
     'optim_wrapper': {

@@ -31,3 +31,18 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip('EFF_PLUGINS_DATA does not name a folder with the sample data')
     return Path(root)
+
+
+@pytest.fixture(scope='module')
+def tiny_root(tmp_path_factory):
+    """A folder with a miniature of every data set, to which configs read for as long as a module's tests run."""
+    from tests.tiny_data import write_tiny_data
+
+    root = tmp_path_factory.mktemp('data')
+    write_tiny_data(root)
+    before = {name: os.environ.get(name) for name in ('EFF_PLUGINS_DATA', 'EFF_PLUGINS_CACHE')}
+    os.environ['EFF_PLUGINS_DATA'] = str(root)
+    os.environ['EFF_PLUGINS_CACHE'] = str(root / 'cache')
+    yield root
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

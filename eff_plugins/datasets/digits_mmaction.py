@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eff_plugins.compat import require
 
 require('mmaction', 'DigitMotionDataset')
@@ -17,6 +15,7 @@ from mmaction.datasets import BaseActionDataset  # noqa: E402
 from eff_plugins.registry import DATASETS, TRANSFORMS  # noqa: E402
 
 from .digits import ensure_digits  # noqa: E402
+from .digits.storage import read_clip  # noqa: E402
 
 
 @DATASETS.register_module()
@@ -55,7 +54,6 @@ class LoadClip:
     """
 
     def __call__(self, results: dict) -> dict:
-        with np.load(results['filename'], allow_pickle=False) as content:
-            results['array'] = content['frames']
+        results['array'] = read_clip(results['filename'])
         results['total_frames'] = len(results['array'])
         return results

@@ -13,6 +13,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, VISUALIZERS
 from mmengine.runner import load_checkpoint
 
+from eff_plugins.engine.runs import DRAWING
+from eff_plugins.visualization.pictures import write_picture
+
 # Transforms that read the truth, which a user's own files do not have.
 _TRUTH = ('LoadAnnotations', 'LoadAnnotations3D')
 
@@ -54,7 +57,8 @@ class Inferencer:
         dataset = cfg.test_dataloader.dataset
         self.scope = cfg.get('default_scope', 'eff_plugins')
         self.pipeline = picture_pipeline(cfg)
-        self.visualizer = VISUALIZERS.build(cfg.get('visualizer') or dict(type='Visualizer'))
+        visualizer = cfg.get('visualizer') or dict(type=DRAWING[self.scope][1])
+        self.visualizer = VISUALIZERS.build({'name': 'infer', **visualizer})
         self.visualizer.dataset_meta = meta.get('dataset_meta') or dict(dataset.get('metainfo') or {})
 
     def __call__(self, path: str) -> Any:
@@ -81,18 +85,14 @@ class Inferencer:
 
             draw_bev_file(path, sample, out, self.cfg.test_dataloader.dataset.get('metainfo', {}).get('classes'))
             return
-        image = _middle_frame(path) if self.scope == 'mmaction' else _read(path)
         if self.scope == 'mmaction':
-            from eff_plugins.visualization.classification import ClsVisualizer
+            from eff_plugins.visualization.classification import draw_classes
 
-            sample.pred_scores = sample.pred_score
             classes = dict(self.visualizer.dataset_meta or {}).get('classes')
-            drawer = ClsVisualizer()
-            drawer.dataset_meta = dict(classes=classes)
-            drawer.add_datasample('infer', image, sample, draw_gt=False, out_file=str(out))
+            write_picture(out, draw_classes(_middle_frame(path), sample.pred_score, classes))
             return
         options = dict(pred_score_thr=0.3) if self.scope == 'mmdet' else {}
-        self.visualizer.add_datasample('infer', image, sample, draw_gt=False, out_file=str(out), **options)
+        self.visualizer.add_datasample('infer', _read(path), sample, draw_gt=False, out_file=str(out), **options)
 
 
 def _read(path: str) -> np.ndarray:
@@ -102,7 +102,12 @@ def _read(path: str) -> np.ndarray:
 
 
 def _middle_frame(path: str) -> np.ndarray:
-    """The frame in the middle of a video, (H, W, 3) uint8 RGB."""
+    """The frame in the middle of a video, or of a clip in an npz file, (H, W, 3) uint8 RGB."""
+    if Path(path).suffix == '.npz':
+        from eff_plugins.datasets.digits.storage import read_clip
+
+        clip = read_clip(path)
+        return clip[len(clip) // 2]
     import cv2
 
     video = cv2.VideoCapture(path)

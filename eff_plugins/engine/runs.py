@@ -21,13 +21,16 @@ from eff_plugins.compat.loading import CheckpointError
 from eff_plugins.config_adapter import adapt
 from eff_plugins.hub.fetch import FetchError, sha256_of
 
-# default scope -> hook that draws predictions, and its arguments from the folder
-_SHOW: dict[str, tuple[str, Callable[[str], dict]]] = {
-    'mmdet': ('mmdet.DetVisualizationHook', lambda d: dict(draw=True, test_out_dir=str(Path(d).absolute()))),
-    'mmseg': ('mmseg.SegVisualizationHook', lambda d: dict(draw=True, interval=1)),
-    'mmaction': ('eff_plugins.ClsVisualizationHook', lambda d: dict(out_dir=d)),
-    'mmdet3d': ('eff_plugins.BevVisualizationHook', lambda d: dict(out_dir=d)),
-    'eff_plugins': ('eff_plugins.ClsVisualizationHook', lambda d: dict(out_dir=d)),
+# default scope -> hook that draws predictions, and the visualiser that it needs where the config names none
+DRAWING: dict[str, tuple[dict[str, Any], str]] = {
+    'mmdet': (
+        dict(type='eff_plugins.ImageVisualizationHook', options=dict(pred_score_thr=0.3)),
+        'mmdet.DetLocalVisualizer',
+    ),
+    'mmseg': (dict(type='eff_plugins.ImageVisualizationHook'), 'mmseg.SegLocalVisualizer'),
+    'mmaction': (dict(type='eff_plugins.ClipVisualizationHook'), 'Visualizer'),
+    'mmdet3d': (dict(type='eff_plugins.BevVisualizationHook'), 'Visualizer'),
+    'eff_plugins': (dict(type='eff_plugins.ClsVisualizationHook'), 'eff_plugins.ClsVisualizer'),
 }
 
 
@@ -110,13 +113,17 @@ def use_amp(cfg: Config) -> None:
 
 
 def show_predictions(cfg: Config, folder: str) -> None:
-    """Draw predictions into ``folder`` while testing."""
-    hook, arguments = _SHOW[cfg.get('default_scope', 'eff_plugins')]
-    cfg.default_hooks['visualization'] = dict(type=hook, **arguments(folder))
-    if 'visualizer' not in cfg:
-        cfg.visualizer = dict(type='eff_plugins.ClsVisualizer')
-    cfg.visualizer.save_dir = folder
-    cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
+    """Draw every tested item into ``folder``, one PNG each.
+
+    Raises:
+        ValueError: There is no hook that draws for the config's framework.
+    """
+    scope = cfg.get('default_scope', 'eff_plugins')
+    if scope not in DRAWING:
+        raise ValueError(f'--show-dir draws for the default scopes {", ".join(DRAWING)}, not for {scope!r}')
+    hook, visualizer = DRAWING[scope]
+    cfg.default_hooks['visualization'] = dict(hook, out_dir=folder)
+    cfg.setdefault('visualizer', dict(type=visualizer))
 
 
 def check_checkpoint(path: str) -> None:

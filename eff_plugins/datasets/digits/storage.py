@@ -59,3 +59,21 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
             entry = zipfile.ZipInfo(f'{name}.npy', date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, buffer.getvalue(), compresslevel=4)
+
+
+def read_clip(path: str | Path) -> np.ndarray:
+    """The ``frames`` of an npz file, (T, H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no npz file with such frames; the message names it.
+    """
+    wanted = "an npz file with 'frames', (T, H, W, 3) uint8"
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            frames = content['frames']
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is not {wanted}: {error}') from error
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f'{path} is not {wanted}, but holds {frames.shape} {frames.dtype}')
+    return frames
