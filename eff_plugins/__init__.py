@@ -3,12 +3,19 @@
 Importing the package needs torch, mmengine and numpy only; everything below is imported when first used.
 """
 
+import sys
 from importlib import import_module
 
 from . import compat
 from .version import __version__
 
-compat.apply()
+# These commands say what is missing and get it, so they run without it: python -m eff_plugins.collect_env
+_SETUP = {f'{__name__}.{command}' for command in ('collect_env', 'build_mmcv', 'repair_hosts')}
+try:
+    compat.apply()
+except compat.MissingExtraError:
+    if _SETUP.isdisjoint(sys.orig_argv[1:3]):
+        raise
 
 _LAZY = {
     'InvertedResidualNet': '.models.image.inverted_residual',

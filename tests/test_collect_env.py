@@ -1,7 +1,10 @@
 """The environment's report, with frameworks present, absent and broken."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -25,6 +28,26 @@ def test_report_names_what_is_missing_and_its_command(two_frameworks, capsys):
     assert "remedy: pip install 'eff_plugins[det]'" in out
     for fact in ('torch', 'OS', 'CPU', 'GPU', 'C++ compiler', 'nvcc', 'cached mmcv wheel'):
         assert any(line.startswith(fact) for line in out.splitlines()), fact
+
+
+@pytest.mark.parametrize('command', ['collect_env', 'build_mmcv --help', 'repair_hosts'])
+def test_commands_that_get_what_is_missing_run_without_mmengine(command, tmp_path):
+    """In a new environment nothing but torch and numpy is there; a plain import still says so."""
+    (tmp_path / 'sitecustomize.py').write_text(
+        'from importlib.machinery import PathFinder as P\n'
+        'original = P.find_spec\n'
+        "hidden = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmaction', 'mmdet3d', 'torchvision'}\n"
+        'P.find_spec = lambda name, path=None, target=None: None if name.split(".")[0] in hidden else '
+        'original(name, path, target)\n'
+    )
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    run = dict(env=env, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, '-m', *f'eff_plugins.{command}'.split()], **run)
+    assert result.returncode == 0, result.stderr
+    if command == 'collect_env':
+        assert 'mmengine   missing' in result.stdout and "remedy: pip install 'eff_plugins[engine]'" in result.stdout
+    plain = subprocess.run([sys.executable, '-c', 'import eff_plugins'], **run)
+    assert plain.returncode != 0 and "pip install 'eff_plugins[engine]'" in plain.stderr
 
 
 def test_json_carries_the_same(two_frameworks, capsys):
