@@ -10,7 +10,6 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from ..registry import HOOKS
 
@@ -44,7 +43,7 @@ class ClassCountHook(Hook):
         heads = dict(_heads(runner.model))
         if not heads:
             return
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
         for name, head in heads.items() if classes else ():
             if head.num_classes != len(classes):
                 raise ValueError(
@@ -57,7 +56,7 @@ class ClassCountHook(Hook):
             _check_labels(part, lowest, name, head)
 
 
-def _heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _heads(model: Any) -> Iterator[tuple[str, Any]]:
     """Names and modules of the heads that know their number of classes."""
     model = model.module if is_model_wrapper(model) else model
     for name, module in model.named_modules():
