@@ -30,6 +30,9 @@ def adapt(cfg: Config) -> Config:
     with a log line; its ``out_indices``, channel numbers, ImageNet weights and, with the weights, the input normalisation
     are replaced by those of the new backbone.
 
+    ``out_strides=(8, 16, 32)`` in the backbone becomes the ``out_indices`` of its family, so that a config holds for
+    backbones of either numbering.
+
     ``'auto'`` is the number of channels of the map that a part reads: the one of its ``in_index``, else the last. In a list,
     ``['auto']`` stands for every map, as mmdet's ``SSDHead`` wants them.
 
@@ -40,13 +43,14 @@ def adapt(cfg: Config) -> Config:
         The same object.
 
     Raises:
-        ValueError: An ``'auto'`` that nothing could fill; the message gives its place.
+        ValueError: An ``'auto'`` that nothing could fill, with its place; a stride that no map can have.
     """
     model = cfg.get('model')
     if not isinstance(model, Mapping) or 'backbone' not in model:
         return cfg
     scope = cfg.get('default_scope')
     with DefaultScope.overwrite_default_scope(scope):
+        _choose_maps(model['backbone'])
         swapped = _drop_foreign(model, scope)
         if swapped or _places(model):
             _fill(model, backbone_channels(model['backbone']), everything=swapped)
@@ -76,6 +80,28 @@ def _on_meta(backbone: Mapping) -> Any:
     bare = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'pretrained')}
     with torch.device('meta'):
         return MODELS.build(bare)
+
+
+def _choose_maps(backbone: Any) -> None:
+    """Replace ``out_strides`` by ``out_indices``, also in a backbone inside another one (TSM, layer skipping)."""
+    strides = backbone.pop('out_strides', None)
+    if strides is not None:
+        first = _first_stride(backbone)
+        wrong = [s for s in strides if s < first or s & (s - 1)]
+        if wrong:
+            raise ValueError(
+                f'out_strides={tuple(strides)} of model.backbone: {wrong[0]} must be a power of two from {first} on, the '
+                f'first stride of {backbone["type"]}'
+            )
+        backbone['out_indices'] = tuple(s.bit_length() - first.bit_length() for s in strides)
+    if isinstance(backbone.get('backbone'), Mapping):
+        _choose_maps(backbone['backbone'])
+
+
+def _first_stride(backbone: Mapping) -> int:
+    """Stride of the map that a backbone numbers 0: 2, or 4 for the ResNet-like ones, the frameworks' own included."""
+    own = str(backbone['type']).startswith('eff_plugins.')
+    return getattr(MODELS.get(backbone['type']), 'first_stride', 2) if own else 4
 
 
 # What a former backbone left behind
@@ -115,8 +141,8 @@ def _drop_foreign(model: Any, scope: str | None) -> bool:
     # Only what some backbone of the framework takes is a leftover; anything else is a mistake, and building says so.
     foreign = [key for key in unknown if key in _framework_arguments(scope)[0]]
     arch = backbone.get('arch')
-    if isinstance(arch, str) and not _knows_arch(backbone) and arch in _framework_arguments(scope)[1]:
-        foreign.append('arch')
+    if 'arch' in parameters and isinstance(arch, str) and arch in _framework_arguments(scope)[1]:
+        foreign += [] if _knows_arch(backbone) else ['arch']
     if (backbone.get('norm_cfg') or {}).get('type') == 'LN':  # a transformer's; convolutions have no use for it
         foreign.append('norm_cfg')
     # Nothing but a number betrays mmdet's MobileNetV2 (4, 7) in a config that has every channel number written.
@@ -127,6 +153,10 @@ def _drop_foreign(model: Any, scope: str | None) -> bool:
         backbone.pop(key)
     if foreign:
         _log(f'dropped {", ".join(foreign)}, arguments of another backbone, from model.backbone')
+    if 'arch' in parameters and 'arch' not in backbone:
+        _log(
+            f'the network is {parameters["arch"].default}, the default of {backbone["type"]}; write arch=... for another one'
+        )
     if model.pop('pretrained', None):  # mmseg's base configs name the weights here
         _log('dropped model.pretrained, the weights of another backbone')
     if 'out_indices' in backbone:
@@ -153,7 +183,7 @@ def _renumber(backbone: Any) -> None:
         return
     # Exponents of the strides; map 0 of a backbone of the suite has stride 2, of the ResNet-like ones stride 4.
     exponents = [i + 2 for i in former] if _numbers(former) == 'resnet' else list(range(6 - len(former), 6))
-    first = getattr(MODELS.get(backbone['type']), 'first_stride', 2).bit_length() - 1
+    first = _first_stride(backbone).bit_length() - 1
     backbone['out_indices'] = tuple(i - first for i in exponents)
     _log(f'out_indices {tuple(former)} became {backbone["out_indices"]}, strides {[2**i for i in exponents]}')
 

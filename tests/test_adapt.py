@@ -193,3 +193,14 @@ def test_only_known_leftovers_are_dropped():
         swapped(backbone=dict(froze_stages=1))
     with pytest.raises(ValueError, match='mobilenetv2_100'):
         swapped(backbone=dict(arch='mobilenet_v2_100'), neck=dict(in_channels=1, out_channels=1))
+
+
+def test_strides_become_the_indices_of_each_family():
+    for kind, indices in (('InvertedResidualNet', (2, 4)), ('RegNet', (1, 3)), ('ShuffleNetV2', (2, 4))):
+        backbone = dict(type=f'eff_plugins.{kind}', out_strides=(8, 32))
+        model = adapt(Config(dict(model=dict(backbone=backbone)))).model
+        assert model.backbone.out_indices == indices and 'out_strides' not in model.backbone
+        skip = dict(type='eff_plugins.LayerSkip', backbone=dict(type=f'eff_plugins.{kind}', out_strides=(8, 32)))
+        assert adapt(Config(dict(model=dict(backbone=skip)))).model.backbone.backbone.out_indices == indices
+    with pytest.raises(ValueError, match=r'out_strides=\(2, 8\) of model.backbone: 2 must be a power of two from 4 on'):
+        adapt(Config(dict(model=dict(backbone=dict(type='eff_plugins.RegNet', out_strides=(2, 8))))))

