@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class ImageBackbone(BaseModule):
 
     Attributes:
         out_channels: Channels of the returned maps.
-        out_strides: Their strides; a map's size is ceil(input / stride).
+        out_strides: Their strides; a map's size is ceil(input / stride), GoogLeNet's up to one pixel less.
         size_divisor: The largest of these strides.
     """
 
@@ -99,7 +100,7 @@ class ImageBackbone(BaseModule):
         x = self.stem(x)
         outs = [x] if -1 in self._out_stages else []
         for i, stage in enumerate(self.stages):
-            for block in stage.children():
+            for block in cast(nn.Sequential, stage):
                 if self.with_cp and x.requires_grad:
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
