@@ -26,12 +26,12 @@ INTRODUCTION = f"""# Image networks
 Written by `python -m eff_plugins.models.image --table --out docs/zoo.md`. Parameters (millions) and multiply-adds (MACs,
 billions, of one picture of `input` pixels square) are those of the classifier with 1000 classes. The last two columns
 compare every map and the logits with the oracle's (`timm:`, or `tv:` for torchvision) for pictures of
-{' and '.join(f'{height} x {width}' for height, width in SIZES)}, with the same random weights and norm statistics in both: the
-largest absolute difference, and the largest one relative to a map's largest value.
+{' and '.join(f'{height} x {width}' for height, width in SIZES)}, with the same random weights and norm statistics in
+both: the largest absolute difference, and the largest one relative to a map's largest value.
 
-Where there is no oracle the published figures are the evidence: they agree within 1 %, or within half a unit of the last digit
-that was published. Lite's published multiply-adds count more than convolutions and linear layers; FBNet-C's and MnasNet-small's are
-of slightly other networks than timm's, which ours equal.
+Where there is no oracle the published figures are the evidence: they agree within 1 %, or within half a unit of the last
+digit that was published. Lite's published multiply-adds count more than convolutions and linear layers; FBNet-C's and
+MnasNet-small's are of slightly other networks than timm's, which ours equal.
 
 """
 
