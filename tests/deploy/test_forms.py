@@ -14,6 +14,13 @@ from eff_plugins.models.image.zoo import variant
 from eff_plugins.registry import MODELS
 from eff_plugins.testing.families import families
 from eff_plugins.testing.oracles import randomise
+from tests.conftest import oracle
+
+
+@pytest.fixture
+def onnx():
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        oracle(package)
 
 
 def small_backbone(family, maps):
@@ -44,7 +51,7 @@ def test_channels_last_and_bf16(family):
 
 
 @pytest.mark.parametrize('family', families())
-def test_onnx(family, tmp_path):
+def test_onnx(family, tmp_path, onnx):
     model = small_backbone(family, 2)
     x = torch.randn(1, 3, 49, 65)
     path = export_onnx(model, x, tmp_path / 'network.onnx')
@@ -52,14 +59,14 @@ def test_onnx(family, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['network.onnx']
 
 
-def test_onnx_difference_sees_another_network(tmp_path):
+def test_onnx_difference_sees_another_network(tmp_path, onnx):
     model, other = (nn.Conv2d(3, 2, 1).eval() for _ in range(2))
     x = torch.randn(1, 3, 4, 4)
     path = export_onnx(model, x, tmp_path / 'a.onnx')
     assert onnx_difference(path, model, x) <= 1e-6 < 1e-2 < onnx_difference(path, other, x)
 
 
-def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path):
+def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path, onnx):
     class Fails(nn.Module):
         def forward(self, x):
             return x if np.prod(x.detach().numpy().shape) < 0 else torch.from_numpy(np.sort(x.numpy()))
