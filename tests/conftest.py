@@ -1,12 +1,28 @@
 """Shared fixtures: one thread (the suite runs in parallel) and the folder of real data, where there is one."""
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import eff_plugins  # noqa: F401
+
+
+def oracle(name: str) -> ModuleType:
+    """Import the package that a test compares with (``'tv'``: torchvision), or skip the test where it is missing.
+
+    With EFF_PLUGINS_NO_SKIP=1, as in CI, the test fails instead: there every comparison has to run.
+    """
+    name = {'tv': 'torchvision'}.get(name, name)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if os.environ.get('EFF_PLUGINS_NO_SKIP') == '1':
+            pytest.fail(f'{error}; with EFF_PLUGINS_NO_SKIP=1 no comparison may be skipped: run `make setup`')
+        pytest.skip(f'{error}; it is what this test compares with', allow_module_level=True)
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -1,5 +1,8 @@
 """Channels-last, bf16, ONNX and torch.compile against eager."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,16 @@ from torch import nn
 from eff_plugins.deploy import Preparation, export_onnx, onnx_difference, prepare
 from eff_plugins.deploy.export import max_difference
 from eff_plugins.models.image.zoo import variant
-from eff_plugins.models.layers.conv import ConvNormAct
 from eff_plugins.registry import MODELS
 from eff_plugins.testing.families import families
 from eff_plugins.testing.oracles import randomise
+from tests.conftest import oracle
+
+
+@pytest.fixture
+def onnx():
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        oracle(package)
 
 
 def small_backbone(family, maps):
@@ -42,7 +51,7 @@ def test_channels_last_and_bf16(family):
 
 
 @pytest.mark.parametrize('family', families())
-def test_onnx(family, tmp_path):
+def test_onnx(family, tmp_path, onnx):
     model = small_backbone(family, 2)
     x = torch.randn(1, 3, 49, 65)
     path = export_onnx(model, x, tmp_path / 'network.onnx')
@@ -50,14 +59,14 @@ def test_onnx(family, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['network.onnx']
 
 
-def test_onnx_difference_sees_another_network(tmp_path):
+def test_onnx_difference_sees_another_network(tmp_path, onnx):
     model, other = (nn.Conv2d(3, 2, 1).eval() for _ in range(2))
     x = torch.randn(1, 3, 4, 4)
     path = export_onnx(model, x, tmp_path / 'a.onnx')
     assert onnx_difference(path, model, x) <= 1e-6 < 1e-2 < onnx_difference(path, other, x)
 
 
-def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path):
+def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path, onnx):
     class Fails(nn.Module):
         def forward(self, x):
             return x if np.prod(x.detach().numpy().shape) < 0 else torch.from_numpy(np.sort(x.numpy()))
@@ -69,15 +78,13 @@ def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_compile():
-    """The smallest network with all that a block has: compilation on a CPU takes its time."""
-    block = dict(norm_cfg=dict(type='BN'), act='hswish')
-    model = nn.Sequential(
-        ConvNormAct(3, 4, 3, 2, padding='same', **block), ConvNormAct(4, 4, 3, groups=4, **block)
-    ).eval()
-    randomise(model)
-    x = torch.randn(1, 3, 16, 17)
-    how = Preparation(compile=True)
+@pytest.mark.parametrize('family', families())
+def test_compile(family):
+    """Up to the first map only, on a tiny image: compilation on a CPU takes its time."""
+    if not any(map(shutil.which, (os.environ.get('CXX') or 'g++', 'clang++'))):
+        pytest.skip('torch.compile needs a C++ compiler: install g++')
+    torch._dynamo.reset()
+    model, x, how = small_backbone(family, 1), torch.randn(1, 3, 32, 32), Preparation(compile=True, fuse=False)
     with torch.no_grad():
         assert max_difference(prepare(model, how)(how.inputs(x)), model(x)) <= 1e-4
 

@@ -15,6 +15,7 @@ from eff_plugins.hub import build_classifier
 from eff_plugins.models.layers.conv import ConvNormAct, SamePadConv2d
 from eff_plugins.testing.families import families
 from eff_plugins.testing.oracles import build_oracle, randomise
+from tests.conftest import oracle
 
 NORM = dict(type='BN', eps=1e-3)
 
@@ -55,10 +56,12 @@ def test_one_variant_of_each_family(family):
     ],
 )
 def test_models_of_others(name):
+    oracle(name.partition(':')[0])
     check(build_oracle(name), 1, 3, 65, 81)
 
 
 def test_pre_activation_keeps_the_norms_that_no_convolution_feeds():
+    oracle('timm')
     check(build_oracle('timm:resnetv2_18'), 1, 3, 64, 64, left=9)
 
 

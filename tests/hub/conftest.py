@@ -10,6 +10,7 @@ import torch
 from eff_plugins.cache import cache_folder
 from eff_plugins.hub import weights
 from eff_plugins.testing.oracles import build_oracle, randomise
+from tests.conftest import oracle
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def put_by_hand(cache, monkeypatch):
 
     def put(uri):
         source = uri.partition(':')[0]
-        pytest.importorskip({'tv': 'torchvision'}.get(source, source))
+        oracle(source)
         _, row = weights.find_weights(uri)
         model = build_oracle(f'{source}:{row.name.partition("/" if source == "tv" else ".")[0]}')
         randomise(model)

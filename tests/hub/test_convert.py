@@ -10,6 +10,7 @@ from eff_plugins.hub.convert import keys, source_of
 from eff_plugins.hub.export import export, main
 from eff_plugins.models.image.zoo import variants
 from eff_plugins.testing.oracles import build_oracle
+from tests.conftest import oracle
 
 
 def _smallest():
@@ -24,12 +25,11 @@ def _smallest():
 @pytest.mark.parametrize('name', _smallest())
 def test_there_and_back(name):
     """Ours -> theirs loads strictly into their network; back again it is what it was."""
-    oracle = variants()[name].oracle
-    source = oracle.partition(':')[0]
-    pytest.importorskip({'tv': 'torchvision'}.get(source, source))
+    source = variants()[name].oracle.partition(':')[0]
+    oracle(source)
     with torch.device('meta'):
         shapes = build_classifier(name).state_dict()
-    theirs = build_oracle(oracle)
+    theirs = build_oracle(variants()[name].oracle)
     ours = {key: torch.full(value.shape, float(i)).to(value.dtype) for i, (key, value) in enumerate(shapes.items())}
     exported = from_ours(name, ours, source)
     theirs.load_state_dict(exported, strict=True, assign=True)
@@ -58,7 +58,7 @@ def test_a_partial_checkpoint_is_refused_in_both_directions(monkeypatch):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_export(suffix, tmp_path):
-    pytest.importorskip('timm')
+    oracle('timm')
     model = build_classifier('mobilenetv2_050', num_classes=5)
     torch.save({'state_dict': model.state_dict(), 'meta': {'epoch': 1}}, tmp_path / 'ours.pth')
     out = tmp_path / f'theirs{suffix}'

@@ -16,6 +16,7 @@ from eff_plugins.hub.weights import _table, find_weights
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
 from eff_plugins.models.image.zoo import variants
 from eff_plugins.testing.oracles import differences
+from tests.conftest import oracle
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
@@ -23,8 +24,8 @@ IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 @pytest.mark.parametrize('name', sorted(variants()))
 def test_the_table_agrees_with_the_libraries(name, monkeypatch):
     """Everything but the epsilon, which takes building the network (see below)."""
-    pytest.importorskip('timm')
-    pytest.importorskip('torchvision')
+    oracle('timm')
+    oracle('torchvision')
     monkeypatch.setattr(sources, '_eps_of', lambda name, oracle: None)
     found = [row.__dict__ | {'norm_eps': None} for row in sources.rows_of(name)]
     stored = [row.__dict__ | {'norm_eps': None} for row in _table().get(name, ())]
@@ -33,13 +34,13 @@ def test_the_table_agrees_with_the_libraries(name, monkeypatch):
 
 @pytest.mark.parametrize('name', sorted(sources.ALSO))
 def test_other_names_are_the_same_network(name):
-    pytest.importorskip('timm')
+    oracle('timm')
     assert sources._eps_of(name, sources.ALSO[name]) is None
     assert differences(name, [(64, 64)], oracle=sources.ALSO[name])['relative'] <= 1e-4
 
 
 def test_the_table_is_written_and_compared(tmp_path, monkeypatch, capsys):
-    pytest.importorskip('timm')
+    oracle('timm')
     names = {'mobilenetv2_050': None, 'mobilenetv2_100': None}
     monkeypatch.setattr(sources, 'variants', lambda: names)
     monkeypatch.setattr(sources, 'TABLE', tmp_path / 'published.json')

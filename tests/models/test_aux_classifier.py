@@ -4,6 +4,7 @@ from mmengine.structures import BaseDataElement
 
 from eff_plugins.models.aux_classifier import AuxClsHead, AuxImageClassifier
 from eff_plugins.testing.oracles import randomise
+from tests.conftest import oracle
 
 HEADS = {
     f'stages.2.{block}': dict(type='AuxClsHead', in_channels=channels, num_classes=5, hidden_channels=16)
@@ -22,7 +23,7 @@ def classifier(aux_heads=HEADS, **backbone):
 
 @torch.no_grad()
 def test_the_head_is_torchvisions():
-    pytest.importorskip('torchvision')
+    oracle('torchvision')
     from torchvision.models.googlenet import InceptionAux
 
     theirs, ours = InceptionAux(12, 7).eval(), AuxClsHead(12, 7, norm_cfg=dict(type='BN', eps=1e-3)).eval()

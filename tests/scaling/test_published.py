@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from eff_plugins.compat import require
 from eff_plugins.models.image.efficient import ARCHS
 from eff_plugins.scaling import CompoundRule, Factors, TinyRule, cost, scale_to_macs
 from eff_plugins.scaling.descriptions import StageTable
@@ -20,6 +19,7 @@ from eff_plugins.scaling.published import (
     left_out,
     markdown,
 )
+from tests.conftest import oracle
 
 DOCUMENT = Path(__file__).parents[2] / 'docs' / 'scaling.md'
 
@@ -27,7 +27,7 @@ DOCUMENT = Path(__file__).parents[2] / 'docs' / 'scaling.md'
 def timm_stages(name):
     """(repeats, channels) of every stage of timm's network, read off its modules; channels of stem and head."""
     with torch.device('meta'):
-        model = require('timm', 'test').create_model(name, pretrained=False)
+        model = oracle('timm').create_model(name, pretrained=False)
     convs = [[m for m in stage.modules() if isinstance(m, nn.Conv2d)] for stage in model.blocks]
     stages = [(len(stage), conv[-1].out_channels) for stage, conv in zip(model.blocks, convs, strict=True)]
     return stages, model.conv_stem.out_channels, model.conv_head.out_channels

@@ -3,22 +3,25 @@
 import pytest
 import torch
 
+from eff_plugins.deploy.export import max_difference
 from eff_plugins.models.image import zoo
 from eff_plugins.models.layers.conv import is_norm
 from eff_plugins.models.video.temporal_shift import residual_branches
 from eff_plugins.registry import MODELS
+from eff_plugins.testing.families import families
+from eff_plugins.testing.oracles import randomise
 
-SMALLEST = {row.family: name for name, row in sorted(zoo.variants().items(), key=lambda item: -item[1].params)}
-# each family's members that are classes of their own
-NAMES = sorted({*SMALLEST.values(), 'shufflenetv1_g3_050', 'shufflenetv2_050'})
+NAMES = [names[0] for names in families().values()]
 
 
 def build(name, maps=3, **arguments):
-    """The backbone with its last ``maps`` maps."""
+    """The backbone with its last ``maps`` maps, its weights such that the signal of every family reaches them."""
     row = zoo.variant(name)
     out_indices = tuple(range(row.last_index - maps + 1, row.last_index + 1))
     torch.manual_seed(0)
-    return MODELS.build(dict(row.backbone, out_indices=out_indices, **arguments))
+    net = MODELS.build(dict(row.backbone, out_indices=out_indices, **arguments))
+    randomise(net)
+    return net
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def test_fewer_maps_build_fewer_stages_with_the_same_values(name):
     assert len(part.stages) < len(whole.stages)
     part.load_state_dict({key: value for key, value in whole.state_dict().items() if key in part.state_dict()})
     x = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(part(x)[0], whole(x)[0])
+    assert max_difference(part(x)[0], whole(x)[0]) <= 1e-5
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -77,7 +80,7 @@ def test_channels_last_and_bf16(name):
     net, x = build(name, maps=1).eval(), torch.randn(1, 3, 65, 97)
     want = net(x)[0]
     got = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))[0]
-    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    assert want.std() > 1e-3 and max_difference(got, want) <= 1e-4
     half = net.bfloat16()(x.bfloat16())[0]
     assert half.dtype == torch.bfloat16 and torch.isfinite(half).all()
     assert torch.nn.functional.cosine_similarity(half.float().flatten(), want.flatten(), dim=0) > 0.98

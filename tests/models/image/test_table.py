@@ -1,10 +1,11 @@
 import pytest
 
 from eff_plugins.models.image import __main__ as command
+from tests.conftest import oracle
 
 
 def test_table_of_a_tiny_network(capsys, tmp_path):
-    pytest.importorskip('timm')
+    oracle('timm')
     out = tmp_path / 'zoo.md'
     command.main(['--table', '--pattern', 'tinynet_e', '--out', str(out)])
     heading, _, line, *_, last = capsys.readouterr().out.splitlines()

@@ -6,8 +6,9 @@ from mmengine.config import Config
 
 from eff_plugins import adapt
 from eff_plugins.compat import MissingExtraError
+from tests.conftest import oracle
 
-timm = pytest.importorskip('timm')
+timm = oracle('timm')
 
 from eff_plugins.models.image.timm_backbone import TimmBackbone  # noqa: E402
 

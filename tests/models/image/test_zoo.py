@@ -9,6 +9,7 @@ from eff_plugins.hub import build_classifier
 from eff_plugins.models.image import zoo
 from eff_plugins.profiling.macs import count_macs, count_parameters
 from eff_plugins.testing.oracles import differences
+from tests.conftest import oracle
 
 VARIANTS = zoo.variants()
 ORACLES = {name: v.oracle for name, v in VARIANTS.items() if v.oracle}
@@ -18,14 +19,14 @@ SIZES = {False: [(96, 96), (65, 97)], True: [(64, 64), (33, 65)]}
 
 @pytest.mark.parametrize('name', sorted(ORACLES))
 def test_every_map_equals_the_oracles(name):
-    pytest.importorskip('timm')
-    pytest.importorskip('torchvision')
+    oracle('timm')
+    oracle('torchvision')
     assert differences(name, SIZES[VARIANTS[name].params > 30])['relative'] <= 1e-4
 
 
 def test_a_different_network_is_noticed(monkeypatch):
     """The comparison can fail: an activation, a padding rule or a norm's epsilon that differs is seen."""
-    pytest.importorskip('timm')
+    oracle('timm')
     from eff_plugins.models.image import stages
 
     name = 'mnasnet_small'

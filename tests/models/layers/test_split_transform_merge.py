@@ -11,6 +11,7 @@ from eff_plugins.models.layers.stm_forms import FORMS, Block, Conv, Pool
 from eff_plugins.profiling.macs import count_parameters
 from eff_plugins.registry import MODELS
 from eff_plugins.testing.oracles import randomise
+from tests.conftest import oracle
 
 OPTIONS = {'resnext': dict(groups=4), 'shufflenet_v1': dict(groups=4)}
 
@@ -105,7 +106,7 @@ def test_shufflenet_v1_unit(stride):
 @torch.no_grad()
 @pytest.mark.parametrize('stride', [1, 2])
 def test_shufflenet_v2_unit_is_torchvisions(stride):
-    pytest.importorskip('torchvision')
+    oracle('torchvision')
     from torchvision.models.shufflenetv2 import InvertedResidual as TorchvisionUnit
 
     theirs = TorchvisionUnit(12, 12 * stride, stride).eval()
@@ -117,7 +118,7 @@ def test_shufflenet_v2_unit_is_torchvisions(stride):
 
 @torch.no_grad()
 def test_inception_is_torchvisions_with_its_smaller_kernel():
-    pytest.importorskip('torchvision')
+    oracle('torchvision')
     from torchvision.models.googlenet import Inception
 
     theirs = Inception(8, 4, 3, 6, 2, 4, 2).eval()
