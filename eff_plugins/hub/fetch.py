@@ -146,8 +146,7 @@ def fetch_url(uri: str, url: str, name: str, sha256: str = '') -> Path:
         if digest.startswith(expected):
             _keep_hash(note, name, '' if sha256 else digest)
             return target
-        target.unlink()
-        note.unlink(missing_ok=True)
+        forget(target)
         print(f'eff_plugins: {target} was damaged (its sha256 differs); removed, downloading it again', file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
@@ -169,6 +168,12 @@ def fetch_url(uri: str, url: str, name: str, sha256: str = '') -> Path:
         partial.replace(target)
     _keep_hash(note, name, '' if sha256 else digest)
     return target
+
+
+def forget(target: Path) -> None:
+    """Remove a file of the cache and the note of its hash."""
+    target.unlink(missing_ok=True)
+    target.with_name(f'{target.name}.sha256').unlink(missing_ok=True)
 
 
 def _keep_hash(note: Path, name: str, digest: str) -> None:

@@ -155,3 +155,16 @@ def test_nothing_of_a_download_is_executed(cache, served, over_http):
     (cache / 'tinynet_e.in1k.safetensors').write_bytes(b'\0' * 20)
     with pytest.raises(CorruptCheckpointError):
         CheckpointLoader.load_checkpoint('timm://tinynet_e')
+
+
+def test_a_damaged_file_of_unknown_hash_does_not_stay(cache):
+    """Its first use notes the hash of what lies there; loading shows the damage, and both go."""
+    from eff_plugins.hub.weights import find_weights
+
+    _, row = find_weights('timm://tinynet_e')
+    assert not row.sha256
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / row.file).write_bytes(b'a truncated checkpoint')
+    with pytest.raises(CorruptCheckpointError, match='removed from the cache, the next call downloads it'):
+        CheckpointLoader.load_checkpoint(row.uri)
+    assert _names(cache) == []

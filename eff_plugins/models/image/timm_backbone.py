@@ -30,7 +30,7 @@ class TimmBackbone(BaseModule):
         pretrained: Let timm download its weights.
         frozen_stages: -1 freezes nothing, k everything that the map numbered k is computed with.
         norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``, with ``requires_grad=False`` to freeze the affine terms of
-            BatchNorm; None leaves what the model has.
+            BatchNorm, and with its ``eps`` and ``momentum``; None leaves what the model has.
         norm_eval: Keep BatchNorm's running statistics fixed in training.
         with_cp: Recompute activations in the backward pass, as far as the timm model supports it.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights strictly.
@@ -113,14 +113,18 @@ class TimmBackbone(BaseModule):
 
     def _set_norms(self) -> None:
         kind = self.norm_cfg.get('type', 'BN')
-        unknown = sorted(self.norm_cfg.keys() - {'type', 'requires_grad'})
+        unknown = sorted(self.norm_cfg.keys() - {'type', 'requires_grad', 'eps', 'momentum'})
         if kind not in ('BN', 'SyncBN') or unknown:
             raise ValueError(
-                f'norm_cfg={self.norm_cfg}: TimmBackbone knows the types BN and SyncBN and requires_grad; give other '
-                'normalisation as an argument of the timm model (norm_layer=...)'
+                f'norm_cfg={self.norm_cfg}: TimmBackbone knows the types BN and SyncBN, requires_grad, eps and momentum; '
+                'give other normalisation as an argument of the timm model (norm_layer=...)'
             )
         if kind == 'SyncBN':
             self.net = require('timm', 'TimmBackbone').layers.convert_sync_batchnorm(self.net)
+        numbers = {key: self.norm_cfg[key] for key in ('eps', 'momentum') if key in self.norm_cfg}
+        for module in self.net.modules():
+            if is_norm(module):
+                vars(module).update(numbers)
 
     def _freeze_idle(self, frozen: int, places: dict[int, int], taken: list[int]) -> None:
         """Freeze what ``frozen_stages`` asks for and what no returned map needs."""

@@ -81,7 +81,9 @@ def test_checkpointing_and_norm_cfg():
     assert grads[0].keys() == grads[1].keys() and not any('bn' in name for name in grads[0])
     for name in grads[0]:
         torch.testing.assert_close(*(g[name] for g in grads))
-    sync = TimmBackbone('efficientnet_lite0', out_indices=(1,), norm_cfg=dict(type='SyncBN'))
+    sync = TimmBackbone('efficientnet_lite0', out_indices=(1,), norm_cfg=dict(type='SyncBN', eps=0.02, momentum=0.3))
+    norms = [m for m in sync.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    assert norms and all((m.eps, m.momentum) == (0.02, 0.3) for m in norms)
     assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in sync.modules())
 
 
