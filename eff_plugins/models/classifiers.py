@@ -62,7 +62,9 @@ class LinearClsHead(BaseModule):
 
     def init_weights(self) -> None:
         init_conv_norm(self)
-        super().init_weights()
+        if self.init_cfg:
+            super().init_weights()
+        self._is_init = True  # mmengine would list every parameter on the terminal
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, num_classes) from the last of the backbone's maps."""

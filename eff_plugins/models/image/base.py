@@ -94,7 +94,9 @@ class ImageBackbone(BaseModule):
             self._is_init = True
             return
         init_conv_norm(self)
-        super().init_weights()
+        if self.init_cfg:
+            super().init_weights()
+        self._is_init = True  # mmengine would list every parameter on the terminal
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
