@@ -21,7 +21,9 @@ def _converted(path: Path, name: str, source: str, meta: dict, map_location: Any
     except CorruptCheckpointError as error:
         # a file whose hash nobody published shows its damage only here; kept, it would be found again and again
         forget(path)
-        raise CorruptCheckpointError(f'{error}; {path} is removed from the cache, the next call downloads it') from error
+        raise CorruptCheckpointError(
+            f'{error}; {path} is removed from the cache, the next call downloads it'
+        ) from error
     return {'state_dict': to_ours(name, loaded.get('state_dict', loaded), source), 'meta': meta}
 
 
