@@ -76,10 +76,13 @@ def main() -> None:
     measure = measured_ms(base, max(5, args.repeats // 2), **timing) if args.targets_ms else None
     for target in args.targets or args.targets_ms:
         if measure is None:
-            member = scale_to_macs(base, rule, target, args.tolerance or 0.02)
+            member = scale_to_macs(base, rule, target, 0.02 if args.tolerance is None else args.tolerance)
         else:
-            member = scale_to_ms(base, rule, target, measure, args.tolerance or 0.05)
-        members[member_name(args.base, rule, member)] = member
+            member = scale_to_ms(base, rule, target, measure, 0.05 if args.tolerance is None else args.tolerance)
+        name = member_name(args.base, rule, member)
+        if name in members:
+            raise ValueError(f'two targets give the same name {name}: leave one of them out')
+        members[name] = member
     times = None
     if args.measure or args.targets_ms:
         networks = {args.base: base, **{name: member.description for name, member in members.items()}}

@@ -13,7 +13,7 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from eff_plugins.models.layers.conv import ACTIVATIONS, ConvNormAct, init_conv_norm
+from eff_plugins.models.layers.conv import ConvNormAct, build_act, init_conv_norm
 from eff_plugins.registry import MODELS
 
 
@@ -51,12 +51,12 @@ class LinearClsHead(BaseModule):
             raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
-        self.input_act = nn.Identity() if input_act is None else ACTIVATIONS[input_act]()
+        self.input_act = nn.Identity() if input_act is None else build_act(input_act, inplace=False)
         if hidden_channels is not None:
             self.conv = ConvNormAct(in_channels, hidden_channels, norm_cfg=norm_cfg or dict(type='BN'), act=act)
         if pooled_channels is not None:
             self.pooled = nn.Linear(hidden_channels or in_channels, pooled_channels)
-            self.pooled_act = ACTIVATIONS[act](inplace=True)
+            self.pooled_act = build_act(act)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(pooled_channels or hidden_channels or in_channels, num_classes)
 

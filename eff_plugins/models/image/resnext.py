@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import check_keys, resolve_description
 from eff_plugins.models.image.zoo import Variant
-from eff_plugins.models.layers.conv import ACTIVATIONS, ConvNormAct, SqueezeExcite, add_residual
+from eff_plugins.models.layers.conv import ConvNormAct, SqueezeExcite, add_residual, build_act
 from eff_plugins.registry import MODELS
 
 
@@ -98,7 +98,7 @@ class Bottleneck(nn.Module):
         self.has_residual = in_channels == out_channels and stride == 1
         if not self.has_residual and not inverted:
             self.shortcut = ConvNormAct(in_channels, out_channels, 1, stride, norm_cfg=norm_cfg, act=None)
-        self.act = nn.Identity() if inverted else ACTIVATIONS[act](inplace=True)
+        self.act = nn.Identity() if inverted else build_act(act)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)

@@ -87,6 +87,7 @@ def variant(name: str) -> Variant:
     """
     known = variants()
     if name not in known:
+        name = str(name)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise ValueError(
             f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; eff_plugins.list_models() lists all'

@@ -17,6 +17,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     'hswish': nn.Hardswish,
 }
 GATES: dict[str, type[nn.Module]] = {'sigmoid': nn.Sigmoid, 'hsigmoid': nn.Hardsigmoid}
+
+
+def build_act(name: str, inplace: bool = True) -> nn.Module:
+    """The activation behind a key of ``ACTIVATIONS``.
+
+    Raises:
+        ValueError: Unknown key; the known ones are listed.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f'unknown activation {name!r}; known: {", ".join(ACTIVATIONS)}')
+    return ACTIVATIONS[name](inplace=inplace)
+
+
 _NORMS: dict[str, type[nn.Module]] = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
 
@@ -98,7 +111,7 @@ class ConvNormAct(nn.Sequential):
         self.conv = conv
         self.norm = build_norm(norm_cfg, out_channels)
         if act is not None:
-            self.act = ACTIVATIONS[act](inplace=True)
+            self.act = build_act(act)
 
 
 class SqueezeExcite(nn.Module):
@@ -120,7 +133,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.inplace = inplace
         self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.act = ACTIVATIONS[act](inplace=True)
+        self.act = build_act(act)
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = GATES[gate]()
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.models.layers.conv import ACTIVATIONS, ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual
+from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual, build_act
 from eff_plugins.models.layers.stm_forms import FORMS, Block, Conv, Pool, Shuffle, Site, Step
 from eff_plugins.registry import MODELS
 
@@ -71,6 +71,8 @@ class SplitTransformMerge(nn.Module):
                 f'padding={padding}: only {dilation * (kernel_size - 1) // 2}, which keeps the size of a '
                 f'kernel_size={kernel_size}, dilation={dilation} convolution, is supported'
             )
+        if stride < 1 or dilation < 1:
+            raise ValueError(f'stride={stride} and dilation={dilation} must be at least 1')
         if bias and not linear_output:
             raise ValueError('bias=True needs linear_output=True: before a normalisation a bias has no effect')
         site = Site(in_channels, out_channels, kernel_size, stride, dilation)
@@ -80,7 +82,7 @@ class SplitTransformMerge(nn.Module):
         self.has_residual = self.block.residual
         _check_output(self.branch, self.block, site, form)
         if self.block.act is not None:
-            self.act = ACTIVATIONS[self.block.act](inplace=True)
+            self.act = build_act(self.block.act)
 
     def forward(self, x: Tensor) -> Tensor:
         y = add_residual(x, self.branch(x)) if self.has_residual else self.branch(x)
@@ -191,7 +193,7 @@ def _build_conv(step: Conv, channels: int, norm_cfg: Mapping) -> nn.Module:
     conv = nn.Conv2d(
         channels, step.channels, step.kernel, step.stride, pads, step.dilation, step.groups, bias=step.bias
     )
-    return conv if step.act is None else nn.Sequential(conv, ACTIVATIONS[step.act](inplace=True))
+    return conv if step.act is None else nn.Sequential(conv, build_act(step.act))
 
 
 def _check_output(branch: Any, block: Block, site: Site, form: object) -> None:

@@ -283,6 +283,8 @@ def shufflenet_v2(site: Site, act: str | None = 'relu') -> Block:
 
 
 def _excite(site: Site, se: float, act: str, gate: str) -> list[Excite]:
+    if se < 0:
+        raise ValueError(f'se={se} must not be negative: it is a share of the input channels, 0 for none')
     return [Excite(max(1, round(site.in_channels * se)), act, gate)] if se else []
 
 

@@ -65,6 +65,8 @@ def test_every_parameter_gets_a_gradient(name):
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ValueError, match='nearest: mobilenetv3_large'):
         zoo.variant('mobilenet_v3_large')
+    with pytest.raises(ValueError, match="unknown model 'None'"):
+        zoo.variant(None)
 
 
 def test_a_name_may_stand_once_only(monkeypatch):
