@@ -26,15 +26,19 @@ class ClassCountHook(Hook):
         ValueError: They differ; the message names head, data set and both numbers, or the line with the label.
     """
 
+    def __init__(self) -> None:
+        self._validated: object = None  # checked before: a training validates many times
+
     def before_train(self, runner: Runner) -> None:
         self._check(runner, runner.train_dataloader.dataset, lowest=0)
         if runner.val_loop is not None:  # its faults would show after a whole epoch
-            self._check(runner, runner.val_dataloader.dataset)
+            self.before_val(runner)
 
     def before_val(self, runner: Runner) -> None:
-        # training has seen to it, once for all its validations
-        if runner.train_loop is None:
-            self._check(runner, runner.val_dataloader.dataset)
+        dataset = runner.val_dataloader.dataset
+        if dataset is not self._validated:
+            self._check(runner, dataset)
+            self._validated = dataset
 
     def before_test(self, runner: Runner) -> None:
         self._check(runner, runner.test_dataloader.dataset)

@@ -246,6 +246,11 @@ class PositionedIterator:
     def __iter__(self) -> PositionedIterator:
         return self
 
+    def skip_iter(self, num_iters: int) -> None:
+        """How mmengine's fork (onedl-mmengine 0.10.12) asks for the batches of finished iterations."""
+        for _ in range(num_iters):
+            next(self)
+
     def __next__(self) -> Any:
         if self._asked_in_vain:
             self._asked_in_vain -= 1

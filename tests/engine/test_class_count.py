@@ -15,7 +15,6 @@ def runner(train, val=None, **heads):
         setattr(model, name, head)
     return SimpleNamespace(
         model=model,
-        train_loop=object(),
         val_loop=None if val is None else object(),
         train_dataloader=SimpleNamespace(dataset=train),
         val_dataloader=SimpleNamespace(dataset=val),
@@ -59,6 +58,17 @@ def test_label_beyond_the_head_is_found_in_every_wrapper(key, wrap):
             check(runner(wrap(Rows(0, 2, key=key)), cls_head=2))
     with pytest.raises(ValueError, match=match):
         hook.before_train(runner(Rows(0), wrap(Rows(1, 2, key=key)), cls_head=2))
+
+
+def test_validation_alone_is_checked_and_once_for_a_data_set():
+    hook = ClassCountHook()
+    good, bad = Rows(0, 1), Rows(0, 2)
+    with pytest.raises(ValueError, match='label 2'):
+        hook.before_val(runner(None, bad, cls_head=2))
+    hook.before_val(runner(None, good, cls_head=2))
+    hook.before_val(runner(None, good, cls_head=1))  # not looked at again
+    with pytest.raises(ValueError, match='label 2'):
+        hook.before_val(runner(None, bad, cls_head=2))
 
 
 def test_a_missing_label_stops_training_only():
