@@ -56,6 +56,9 @@ def _patch_slurm(module: types.ModuleType) -> None:
         if _has_accelerator():
             original(backend, port=port, init_backend=init_backend, **kwargs)
             return
+        missing = [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]
+        if missing:
+            raise ValueError(f'launcher slurm: {", ".join(missing)} is not set; start the command with srun')
         rank = os.environ['SLURM_PROCID']
         os.environ.update(RANK=rank, WORLD_SIZE=os.environ['SLURM_NTASKS'])
         os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', rank)
@@ -75,9 +78,7 @@ def _first_slurm_node(nodes: str) -> str:
     try:
         result = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f'slurm: scontrol cannot expand SLURM_NODELIST={nodes} ({error}); set MASTER_ADDR'
-        ) from error
+        raise ValueError(f'slurm: scontrol cannot expand SLURM_NODELIST={nodes} ({error}); set MASTER_ADDR') from error
     return result.stdout.split()[0]
 
 

@@ -51,7 +51,13 @@ def test_a_backend_for_gpus_is_refused(cluster):
     assert "set env_cfg.dist_cfg.backend='gloo'" in err
 
 
+def test_a_start_without_srun_is_named(cluster):
+    del cluster['SLURM_NTASKS']
+    _, err = _start(cluster, 0).communicate(timeout=120)
+    assert 'SLURM_NTASKS is not set; start the command with srun' in err
+
+
 def test_a_missing_scontrol_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(RuntimeError, match=r'SLURM_NODELIST=node\[1-2\].*set MASTER_ADDR'):
+    with pytest.raises(ValueError, match=r'SLURM_NODELIST=node\[1-2\].*set MASTER_ADDR'):
         _first_slurm_node('node[1-2]')
