@@ -30,15 +30,19 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_scope():
-    """Keep mmengine's global default scope from leaking between tests."""
+def _keep_scope():
+    """Keep mmengine's global default scope from leaking."""
     from mmengine.registry import DefaultScope
 
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(before)
+
+
+# around each test, and around each module for what its own fixtures set
+_scope_of_test = pytest.fixture(autouse=True)(_keep_scope)
+_scope_of_module = pytest.fixture(autouse=True, scope='module')(_keep_scope)
 
 
 @pytest.fixture
