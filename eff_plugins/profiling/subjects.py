@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from eff_plugins.compat import require
 from eff_plugins.deploy.prepare import Preparation, prepare
 from eff_plugins.engine.runs import check_checkpoint, load_config
+from eff_plugins.naming import nearest
 
 DATA = ('real', 'random')
 DEFAULT_SIZE = 224
@@ -243,8 +243,7 @@ def _check_foreign(spec: str) -> None:
     else:
         raise ValueError(f'{spec}: the prefix must be timm: or tv:')
     if name not in known and not unlisted:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-        raise ValueError(f'unknown model {spec!r}; nearest: {", ".join(f"{source}:{n}" for n in near) or "none"}')
+        raise ValueError(f'unknown model {spec!r}; nearest: {nearest(name, known, f"{source}:")}')
 
 
 def _config_subject(spec: str, checkpoint: str | None, cfg_options: dict | None, size: int | None) -> Subject:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from eff_plugins.models.image.regnet import ARCHS as REGNETS
 from eff_plugins.models.image.regnet import RegNetSpec, fit_groups, regnet_head, regnet_stages
 from eff_plugins.models.image.stages import Network, resolve_arch, round_channels
 from eff_plugins.models.image.zoo import stage_head, variants
+from eff_plugins.naming import nearest
 from eff_plugins.scaling.rules import Factors, Rounding
 
 _SMALLEST_SIZE = 32  # pixels: one pixel is left at stride 32
@@ -184,9 +184,8 @@ def read_base(base: str) -> Description:
     known = variants()
     scalable = [name for name, row in known.items() if _kind(row.backbone) is not None]
     if base not in scalable:
-        near = difflib.get_close_matches(base, scalable, n=3, cutoff=0.3)
         why = 'has no description that the rules can scale' if base in known else 'unknown'
-        raise ValueError(f'base {base!r}: {why}; nearest: {", ".join(near) or "none"}')
+        raise ValueError(f'base {base!r}: {why}; nearest: {nearest(base, scalable)}')
     return _described(_kind(known[base].backbone), known[base].backbone['arch'], base)
 
 

@@ -7,13 +7,14 @@ A static network, a scaled member of it and a searched subnet are the same kind 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from eff_plugins.naming import nearest
 
 BLOCKS = ('inverted', 'fused', 'conv')
 
@@ -168,5 +169,4 @@ def resolve_description(arch: Any, known: Mapping[str, Any], cls: type, kind: st
         if content.get('kind') != kind:
             raise ValueError(f'{arch}: kind is {content.get("kind")!r}, this family reads {kind!r}')
         return cls.from_dict(content['network'])  # type: ignore[attr-defined]
-    near = difflib.get_close_matches(arch, known, n=3, cutoff=0.3)
-    raise ValueError(f'unknown arch {arch!r}; nearest: {", ".join(near) or "none"}; known: {", ".join(known)}')
+    raise ValueError(f'unknown arch {arch!r}; nearest: {nearest(arch, known)}; known: {", ".join(known)}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from eff_plugins.compat import require
 from eff_plugins.models.layers.conv import freeze, is_norm
+from eff_plugins.naming import nearest
 from eff_plugins.registry import MODELS
 
 
@@ -194,8 +194,9 @@ class TimmBackbone(BaseModule):
 def _check_name(model: str) -> None:
     timm = require('timm', 'TimmBackbone')
     if ':' not in model and not timm.is_model(model):
-        near = difflib.get_close_matches(model.partition('.')[0], timm.list_models(), n=3, cutoff=0.3)
-        raise ValueError(f'timm has no model {model!r}; nearest: {", ".join(near) or "none"}')
+        raise ValueError(
+            f'timm has no model {model!r}; nearest: {nearest(model.partition(".")[0], timm.list_models())}'
+        )
 
 
 def _places(strides: list[int]) -> dict[int, int]:

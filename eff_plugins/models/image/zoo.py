@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from eff_plugins.models.image.stages import Network
+from eff_plugins.naming import nearest
 
 # Modules with a table VARIANTS: name -> Variant
 FAMILIES = ('.mobile', '.efficient', '.googlenet', '.shufflenet', '.resnext', '.regnet')
@@ -88,9 +88,8 @@ def variant(name: str) -> Variant:
     known = variants()
     if name not in known:
         name = str(name)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise ValueError(
-            f'unknown model {name!r}; nearest: {", ".join(near) or "none"}; eff_plugins.list_models() lists all'
+            f'unknown model {name!r}; nearest: {nearest(name, known)}; eff_plugins.list_models() lists all'
         )
     return known[name]
 
