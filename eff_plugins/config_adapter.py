@@ -101,6 +101,8 @@ def _choose_maps(backbone: Any) -> None:
 def _first_stride(backbone: Mapping) -> int:
     """Stride of the map that a backbone numbers 0: 2, or 4 for the ResNet-like ones, the frameworks' own included."""
     own = str(backbone['type']).startswith('eff_plugins.')
+    if isinstance(backbone.get('backbone'), Mapping):  # a dynamic form of another backbone
+        return _first_stride(backbone['backbone'])
     return getattr(MODELS.get(backbone['type']), 'first_stride', 2) if own else 4
 
 

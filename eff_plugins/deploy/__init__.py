@@ -2,6 +2,7 @@
 
 from .export import export_onnx, onnx_difference
 from .fuse import fuse_conv_bn
+from .prepack import prepack
 from .prepare import Preparation, prepare
 
-__all__ = ['Preparation', 'export_onnx', 'fuse_conv_bn', 'onnx_difference', 'prepare']
+__all__ = ['Preparation', 'export_onnx', 'fuse_conv_bn', 'onnx_difference', 'prepack', 'prepare']

@@ -6,13 +6,14 @@ import copy
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.models.layers.conv import ConvNormAct
 
 
@@ -39,7 +40,7 @@ def fuse_conv_bn(model: nn.Module) -> nn.Module:
     modules = Counter(id(module) for _, module in fused.named_modules(remove_duplicate=False))
     weights = Counter(id(m.weight) for m in fused.modules() if isinstance(m, _ConvNd))
     for parent in list(fused.modules()):
-        for conv_name, norm_name in _pairs(parent):
+        for conv_name, norm_name in pairs(parent, _is_conv, _folds):
             conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
             shared = modules[id(conv)] > 1 or modules[id(norm)] > 1 or weights[id(conv.weight)] > 1
             if not shared and _fold(conv, norm):
@@ -69,16 +70,28 @@ def _reachable(module: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Mo
             yield from _reachable(child, f'{prefix}{name}.')
 
 
-def _pairs(module: nn.Module) -> list[tuple[str, str]]:
-    """Paths (convolution, BatchNorm) of which ``module``'s forward feeds the first's output to the second alone."""
+def _is_conv(module: nn.Module | None) -> bool:
+    return isinstance(module, _ConvNd)
+
+
+Predicate = Callable[[nn.Module | None], bool]
+
+
+def pairs(module: nn.Module, first: Predicate, second: Predicate) -> list[tuple[str, str]]:
+    """Paths (a, b) below ``module`` whose forward feeds a's output to b alone, and calls both once.
+
+    Args:
+        module: Its own ``forward`` is traced; plain sequences in it are looked through.
+        first: What a is, such as a convolution.
+        second: What b is, such as a BatchNorm.
+    """
     reachable = dict(_reachable(module))
-    if not any(_folds(child) for child in reachable.values()):
+    if not any(second(child) for child in reachable.values()):
         return []
     signature = inspect.signature(type(module).forward)
     defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
     try:
-        # A shallow copy, so that a forward that keeps something in `self` keeps no proxy in the model.
-        graph = _ShallowTracer().trace(copy.copy(module), concrete_args=defaults or None)
+        graph = _ShallowTracer().trace(_shallow_copy(module), concrete_args=defaults or None)
     except Exception:  # whatever a foreign forward raises when it meets a proxy: it cannot be traced
         return []
     calls = [node for node in graph.nodes if node.op == 'call_module']
@@ -88,10 +101,22 @@ def _pairs(module: nn.Module) -> list[tuple[str, str]]:
         source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
         if not isinstance(source, fx.Node) or source.op != 'call_module' or len(source.users) != 1:
             continue
-        conv, norm = str(source.target), str(node.target)
-        if times[conv] == times[norm] == 1 and isinstance(reachable.get(conv), _ConvNd) and _folds(reachable.get(norm)):
-            found.append((conv, norm))
+        a, b = str(source.target), str(node.target)
+        if times[a] == times[b] == 1 and first(reachable.get(a)) and second(reachable.get(b)):
+            found.append((a, b))
     return found
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """What is traced in the module's stead, so that a forward that keeps something in `self` keeps no proxy in the model.
+
+    A residual block that a dynamic module runs feeds its layers as the static block does.
+    """
+    twin = copy.copy(module)
+    if isinstance(twin, ResidualBlock) and twin.dynamic is not None:
+        twin._modules = {name: child for name, child in twin._modules.items() if name != 'dynamic'}
+        twin.dynamic = None
+    return twin
 
 
 def _folds(module: nn.Module | None) -> bool:

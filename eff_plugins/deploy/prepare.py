@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .fuse import fuse_conv_bn
+from .prepack import prepack
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
@@ -19,6 +20,7 @@ class Preparation:
 
     Attributes:
         fuse: Fold BatchNorm into the convolutions.
+        prepack: Pack the convolutions' weights for this processor and fuse activations and sums (needs ``fuse``; a CPU).
         channels_last: Keep 4-D weights in channels-last order.
         compile: ``torch.compile`` it; the first call then takes long and needs a C++ compiler on a CPU.
         dtype: ``'float32'`` or ``'bfloat16'``: of weights and inputs.
@@ -29,6 +31,7 @@ class Preparation:
     """
 
     fuse: bool = True
+    prepack: bool = False
     channels_last: bool = True
     compile: bool = False
     dtype: str = 'float32'
@@ -62,4 +65,6 @@ def prepare(model: nn.Module, how: Preparation) -> nn.Module:
     prepared = fuse_conv_bn(model) if how.fuse else copy.deepcopy(model).eval()
     prepared = prepared.requires_grad_(False).to(how.device).to(how.torch_dtype)
     prepared = prepared.to(memory_format=how.memory_format)  # type: ignore[call-overload]
+    if how.prepack:
+        prepack(prepared)
     return torch.compile(prepared) if how.compile else prepared  # type: ignore[return-value]

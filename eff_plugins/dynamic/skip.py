@@ -6,7 +6,7 @@ The gate follows SkipNet (Wang et al., ECCV 2018) in reading the pooled input of
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -38,52 +39,36 @@ class PooledGate(nn.Module):
         return self.fc(x.mean((2, 3)))[:, :, None, None]
 
 
-class SkippedBranch(DynamicModule):
-    """A residual branch that is computed for some samples of a batch and left out for the others.
+class LayerGate(DynamicModule):
+    """Computes the branch of a residual block for some samples of a batch and leaves it out for the others.
 
-    It takes the place of the branch inside its block, so the block's input is added as before: for a sample whose branch
-    is left out the block passes its input on. The branch's layers keep their names, so the keys are those of the static
-    block plus ``gate.*``.
+    A sample whose branch is left out gets what the block makes of its shortcut alone.
 
     Args:
-        branch: (B, C, H, W) -> the same shape.
-        channels: C.
-
-    Raises:
-        TypeError: ``branch`` is no plain sequence of layers.
+        channels: Channels of the block's input.
     """
 
-    def __init__(self, branch: nn.Module, channels: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        if type(branch) is not nn.Sequential:
-            raise TypeError(f'a branch that may be skipped must be an nn.Sequential, this is {type(branch).__name__}')
-        self._layers = [name for name, _ in branch.named_children()]
-        for name, layer in branch.named_children():
-            self.add_module(name, layer)
         self.gate = PooledGate(channels)
         self.decide = Decide()
         self._macs_of = MacsOf()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """The block's output for its input ``x`` (B, C, H, W)."""
         self.check_execution()
         if self.execution == 'dense':
-            return self._branch(x)
+            return block.run(x)
         scores = self.gate(x)
         on = self.decide(scores)
         if recording():
-            self._report(x, scores, on)
+            self._report(block, x, scores, on)
         if self.execution == 'masked':
-            return self._branch(x) * on
-        return self._sparse(x, on.flatten() > 0)
+            return block.merge(block.run_shortcut(x), block.run_branch(x) * on)
+        return self._sparse(block, x, on.flatten() > 0)
 
-    def _branch(self, x: Tensor) -> Tensor:
-        for name in self._layers:
-            x = self._modules[name](x)  # type: ignore[misc]
-        return x
-
-    def _report(self, x: Tensor, scores: Tensor, on: Tensor) -> None:
-        layers = nn.Sequential(*(self._modules[name] for name in self._layers))  # type: ignore[arg-type]
-        dense, gate = self._macs_of(layers, tuple(x.shape[1:])), float(x.shape[1])
+    def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
+        dense, gate = self._macs_of(Branch(block), tuple(x.shape[1:])), float(x.shape[1])
         density = on.flatten(1).mean(1)
         emit(
             self,
@@ -95,22 +80,41 @@ class SkippedBranch(DynamicModule):
             scores=scores.detach(),
         )
 
-    def _sparse(self, x: Tensor, on: Tensor) -> Tensor:
+    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         if bool(on.all()):
-            return self._branch(x)
-        out = torch.zeros_like(x)
-        if bool(on.any()):
-            out[on] = self._branch(x[on])
+            return block.run(x)
+        shortcut = block.run_shortcut(x)
+        if not bool(on.any()):
+            return block.rest(x, shortcut)
+        done = block.merge(shortcut[on], block.run_branch(x[on]))
+        out = block.rest(x, shortcut)
+        if out is x and not block.owns_input:
+            out = x.clone()
+        out[on] = done
         return out
+
+
+class Branch(nn.Module):
+    """The branch of a block alone, for what counts or times it."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block.run_branch(x)
+
+
+def input_channels(block: ResidualBlock) -> int:
+    """Channels of a block's input: those of its first convolution."""
+    return next(module for module in block.modules() if isinstance(module, nn.Conv2d)).in_channels
 
 
 def skip_layers(model: Model, keep_first: int = 0) -> Model:
     """Let every residual block of ``model`` decide whether to compute its branch, in place.
 
-    Blocks are those that declare ``has_residual`` and ``branch``, as the suite's backbones do.
-
     Args:
-        model: A backbone of the suite, or a model that contains one.
+        model: A network of residual blocks (:class:`ResidualBlock`), as the suite's backbones are, or one that contains it.
         keep_first: Blocks at the beginning that stay static.
 
     Returns:
@@ -119,16 +123,11 @@ def skip_layers(model: Model, keep_first: int = 0) -> Model:
     Raises:
         ValueError: No block is left to skip.
     """
-    blocks: list[Any] = [block for block in model.modules() if getattr(block, 'has_residual', False)]
+    blocks = [block for _, block in residual_blocks(model)]
     if len(blocks) <= keep_first:
         raise ValueError(
             f'{type(model).__name__} has {len(blocks)} residual blocks, keep_first={keep_first} leaves none to skip'
         )
     for block in blocks[keep_first:]:
-        block.branch = SkippedBranch(block.branch, _out_channels(block.branch))
+        block.dynamic = LayerGate(input_channels(block))
     return model
-
-
-def _out_channels(branch: nn.Module) -> int:
-    """Channels that a branch returns: those of its last convolution."""
-    return [module for module in branch.modules() if isinstance(module, nn.Conv2d)][-1].out_channels

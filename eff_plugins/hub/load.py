@@ -99,6 +99,8 @@ def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
     state = inner or dict(state)
     built = len(getattr(backbone, 'stages', ()))
     unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
+    if hasattr(backbone, 'ignores'):
+        unbuilt |= {key for key in state if backbone.ignores(key)}
     load_strict(backbone, {key: value for key, value in state.items() if key not in unbuilt}, checkpoint)
     meta = loaded.get('meta')
     set_norm_eps(backbone, meta.get('norm_eps') if isinstance(meta, dict) else None)

@@ -7,6 +7,7 @@ without gradients a native kernel does the same in place, with bias, residual an
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +41,7 @@ class RowConv:
     groups: int = 1
     act: str | None = None
     _packed: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _shapes: dict[tuple[int, int], ctypes.Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 4 or self.bias.shape != self.weight.shape[:1]:
@@ -61,6 +63,20 @@ class RowConv:
         sizes = zip((height, width), self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
         high, wide = ((size + 2 * pad - d * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, d in sizes)
         return high, wide
+
+    def shape(self, height: int, width: int) -> ctypes.Array:
+        """The ``Shape`` of native/rows.cpp for an input of (H, W)."""
+        if (height, width) not in self._shapes:
+            count, kernel = self.weight.shape[0], self.weight.shape[2:]
+            sizes = (height, width, self.channels, *self.out_size(height, width), count, *kernel)
+            spacing = (*self.stride, *self.padding, *self.dilation)
+            self._shapes[height, width] = (ctypes.c_int64 * 15)(*sizes, *spacing, list(ACTIVATIONS).index(self.act))
+        return self._shapes[height, width]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether an output position reads the input at that position alone."""
+        return self.weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
 
     def packed(self, native: Kernels) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, bias and zeros in the layout of the native kernel, made once."""
@@ -115,7 +131,21 @@ def conv2d_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: T
     tensors = (x, conv.weight, conv.bias, out, residual)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _reference(x, conv, rows, out, residual)
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < out[:, 0].numel():
+        raise IndexError(f'rows run from {int(rows.min())} to {int(rows.max())}; out has {out[:, 0].numel()} positions')
+    return run_rows(x, conv, rows, out, residual)
+
+
+def run_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None = None) -> Tensor:
+    """:func:`conv2d_rows` without its checks and gradients, for rows that :func:`eff_plugins.ops.plan.plan_rows` made.
+
+    At some tens of microseconds a call the way through torch's dispatcher would be a part of a small layer's time, so it is
+    taken only where somebody watches (a counter of multiply-adds).
+    """
     native = _native(x, conv, out, residual)
+    if native is not None and not torch._C._len_torch_dispatch_stack():
+        _call_native(native, x, conv, conv.packed(native), rows, out, residual)
+        return out
     torch.ops.eff_plugins.conv2d_rows(
         x,
         conv.weight,
@@ -141,7 +171,7 @@ def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None) -> K
     return kernels() if fits else None
 
 
-def _taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Input position of each tap of each row (R, taps), and whether it lies inside the map."""
     high, wide = conv.out_size(height, width)
     column, line = rows % wide, rows // wide
@@ -163,7 +193,7 @@ def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None) -> 
     if conv.weight.shape[2:] == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
         value = torch.addmm(conv.bias, flat.index_select(0, rows), conv.weight.flatten(1).t())
     else:
-        place, inside = _taps(conv, rows, *x.shape[2:])
+        place, inside = taps(conv, rows, *x.shape[2:])
         taken = flat.index_select(0, place.flatten()).view(*place.shape, x.shape[1]) * inside[..., None].to(x.dtype)
         if conv.groups == 1:
             kernel = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (taps * C, N)
@@ -205,30 +235,36 @@ def _execute(
     act: str | None,
 ) -> None:
     """In place: the native kernel where the weights are packed for it, else plain torch."""
-    batch, count, high, wide = out.shape
-    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < batch * high * wide:
-        raise IndexError(
-            f'rows run from {int(rows.min())} to {int(rows.max())}; out has {batch * high * wide} positions'
-        )
+    conv = RowConv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups, act)
     native = kernels() if packed else None
-    if native is None:
-        conv = RowConv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups, act)
-        column, line = rows.long() % wide, rows.long() // wide
-        out[line // high, :, line % high, column] = _values(x, conv, rows, residual)
+    if native is not None:
+        _call_native(native, x, conv, packed, rows, out, residual)
         return
-    sizes = (*x.shape[2:], x.shape[1], high, wide, count, *weight.shape[2:], *stride, *padding, *dilation)
-    shape = (ctypes.c_int64 * 15)(*sizes, list(ACTIVATIONS).index(act))
+    high, wide = out.shape[2:]
+    column, line = rows.long() % wide, rows.long() // wide
+    out[line // high, :, line % high, column] = _values(x, conv, rows, residual)
+
+
+def _call_native(
+    native: Kernels,
+    x: Tensor,
+    conv: RowConv,
+    packed: Sequence[Tensor],
+    rows: Tensor,
+    out: Tensor,
+    residual: Tensor | None,
+) -> None:
     positions = rows.to(torch.int32).contiguous()
-    kernel, added, zeros = packed
+    weight, bias, zeros = packed
     native.convolve(
-        ctypes.cast(shape, ctypes.c_void_p),
-        int(groups > 1),
+        ctypes.addressof(conv.shape(*x.shape[2:])),
+        int(conv.groups > 1),
         x.data_ptr(),
         zeros.data_ptr(),
         positions.data_ptr(),
         positions.numel(),
-        kernel.data_ptr(),
-        added.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
         None if residual is None else residual.data_ptr(),
         out.data_ptr(),
     )

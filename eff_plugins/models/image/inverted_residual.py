@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import Network, Stage, resolve_arch, round_channels
-from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual
+from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite
 from eff_plugins.registry import MODELS
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(ResidualBlock):
     """Expand, filter, [squeeze-excite,] project (linear); plus the input where shapes allow.
 
     ``'inverted'`` blocks expand with a 1x1 and filter with a depthwise convolution, ``'fused'`` ones do both with one
@@ -55,10 +56,14 @@ class InvertedResidual(nn.Module):
                 layers['se'] = SqueezeExcite(hidden, squeezed, network.se_act or act, network.se_gate, inplace=True)
             layers['project'] = ConvNormAct(hidden, stage.channels, groups=stage.groups, norm_cfg=norm_cfg, act=None)
         self.branch: nn.Module = nn.Sequential(layers)
-        self.has_residual = stage.residual and stride == 1 and in_channels == stage.channels
+        self.act = None
+        self.has_shortcut = self.has_residual = stage.residual and stride == 1 and in_channels == stage.channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        return add_residual(x, self.branch(x)) if self.has_residual else self.branch(x)
+    def units(self) -> list[Unit]:
+        return parse_units([self.branch])
+
+    def run_branch(self, x: Tensor) -> Tensor:
+        return self.branch(x)
 
 
 def hidden_channels(stage: Stage, in_channels: int, network: Network) -> int:
@@ -126,6 +131,7 @@ class InvertedResidualNet(ImageBackbone):
             blocks = []
             for j in range(stage.repeats):
                 blocks.append(InvertedResidual(channels, stage, stage.stride if j == 0 else 1, network, norm))
+                blocks[-1].owns_input = j > 0  # the first block's input may be a map that others read
                 channels = stage.channels
             stride *= stage.stride
             self.add_stage(blocks, channels, stride)

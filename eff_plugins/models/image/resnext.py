@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import check_keys, resolve_description
 from eff_plugins.models.image.zoo import Variant
-from eff_plugins.models.layers.conv import ConvNormAct, SqueezeExcite, add_residual, build_act
+from eff_plugins.models.layers.conv import ConvNormAct, SqueezeExcite build_act
 from eff_plugins.registry import MODELS
 
 
@@ -59,7 +60,7 @@ ARCHS: dict[str, ResNeXtSpec] = {
 }
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, grouped 3x3, [squeeze-excite,] 1x1 beside a shortcut: (B, C, H, W) -> (B, C', H / stride, W / stride).
 
     Args:
@@ -96,17 +97,19 @@ class Bottleneck(nn.Module):
         layers['leave'] = ConvNormAct(hidden, out_channels, norm_cfg=norm_cfg, act=None)
         self.branch: nn.Module = nn.Sequential(layers)
         self.has_residual = in_channels == out_channels and stride == 1
+        self.has_shortcut = self.has_residual or not inverted
         if not self.has_residual and not inverted:
             self.shortcut = ConvNormAct(in_channels, out_channels, 1, stride, norm_cfg=norm_cfg, act=None)
-        self.act = nn.Identity() if inverted else build_act(act)
+        self.act = None if inverted else build_act(act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.branch(x)
-        if self.has_residual:
-            y = add_residual(x, y)
-        elif hasattr(self, 'shortcut'):
-            y = add_residual(self.shortcut(x), y)
-        return self.act(y)
+    def units(self) -> list[Unit]:
+        return parse_units([self.branch])
+
+    def run_shortcut(self, x: Tensor) -> Tensor:
+        return x if self.has_residual else self.shortcut(x)
+
+    def run_branch(self, x: Tensor) -> Tensor:
+        return self.branch(x)
 
 
 @MODELS.register_module()

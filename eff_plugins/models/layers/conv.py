@@ -142,15 +142,6 @@ class SqueezeExcite(nn.Module):
         return x * scale if torch.is_grad_enabled() or not self.inplace else x.mul_(scale)
 
 
-def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """``x + branch``, of one shape; written over ``branch``, which nothing else may read, where no gradient is recorded.
-
-    At inference such an addition costs memory traffic alone, and a fresh tensor adds a third to it.
-    """
-    fresh = torch.is_grad_enabled() or branch.dtype != x.dtype  # autocast: the sum has the wider type
-    return x + branch if fresh else branch.add_(x)
-
-
 class ChannelShuffle(nn.Module):
     """Interleave the channels of ``groups`` groups: (B, C, H, W) -> (B, C, H, W).
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite, add_residual, build_act
+from eff_plugins.dynamic.residual import add_residual
+from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite build_act
 from eff_plugins.models.layers.stm_forms import FORMS, Block, Conv, Pool, Shuffle, Site, Step
 from eff_plugins.registry import MODELS
 

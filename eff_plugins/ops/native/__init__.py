@@ -33,7 +33,7 @@ def compiler() -> str | None:
 
 def _commands(cxx: str, folder: Path) -> list[list[str]]:
     common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', '-c']
-    commands = [[*common, str(SOURCES / 'cpu.cpp'), '-o', str(folder / 'cpu.o')]]
+    commands = [[*common, str(SOURCES / f'{name}.cpp'), '-o', str(folder / f'{name}.o')] for name in ('cpu', 'plan')]
     for name, (lanes, rows, vectors, flags) in _INSTRUCTION_SETS.items():
         macros = [f'-DISA={name}', f'-DLANES={lanes}', f'-DMR={rows}', f'-DNV={vectors}']
         commands.append([*common, *flags, *macros, str(SOURCES / 'rows.cpp'), '-o', str(folder / f'{name}.o')])
@@ -81,21 +81,16 @@ class Kernels:
         count = library[f'columns_{name}']
         count.restype = ctypes.c_int64
         self.columns = int(count())
-        self.convolve = library[f'convolve_{name}']
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self.convolve.argtypes = [
-            pointer,
-            number,
-            pointer,
-            pointer,
-            pointer,
-            number,
-            pointer,
-            pointer,
-            pointer,
-            pointer,
-        ]
+        self.convolve = library[f'convolve_{name}']
+        self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
         self.convolve.restype = None
+        self.patch_rows = library.patch_rows
+        self.patch_rows.argtypes = [pointer, *[number] * 7, pointer]
+        self.needed_rows = library.needed_rows
+        self.needed_rows.argtypes = [pointer, number, pointer, number, pointer]
+        for function in (self.patch_rows, self.needed_rows):
+            function.restype = number
 
 
 @cache

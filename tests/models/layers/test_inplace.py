@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from eff_plugins.models.layers.conv import SqueezeExcite, add_residual
+from eff_plugins.dynamic.residual import add_residual
+from eff_plugins.models.layers.conv import SqueezeExcite
 
 
 def test_residual_sum_is_written_over_the_branch_only_without_gradients():

@@ -1,0 +1,244 @@
+"""Compute the branch of a residual block at chosen places of its output alone."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor, nn
+
+from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.policies import Decide
+from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
+from eff_plugins.ops.dense import PackedConv2d
+from eff_plugins.ops.plan import plan_rows, spread, spread_needed
+from eff_plugins.ops.rows import RowConv, run_rows
+
+# Activations that leave their own result as it is: to apply them twice is no harm.
+_IDEMPOTENT = (None, 'relu', 'relu6')
+
+
+class SpatialGate(DynamicModule):
+    """Computes the branch of a residual block in the chosen patches of its output; elsewhere the shortcut alone remains.
+
+    Sparse execution works backwards from the chosen positions: each convolution is computed where the next one reads it
+    (DynConv's dilated masks), the last one adds its result to the shortcut in place.
+
+    Args:
+        masker: The policy: (B, C, H, W) -> scores (B, 1, ceil(H' / patch), ceil(W' / patch)).
+        patch: Side of a patch in pixels of the block's output (H', W'); those at the border may stand out.
+        block: The block that this gate will run, to be checked; it is not kept.
+
+    Raises:
+        TypeError: The block's branch is no chain of plain convolutions with foldable normalisation.
+    """
+
+    def __init__(self, masker: nn.Module, patch: int, block: ResidualBlock) -> None:
+        super().__init__()
+        if patch < 1:
+            raise ValueError(f'granularity {patch} must be at least 1 pixel')
+        check_rows(block)
+        self.masker = masker
+        self.patch = patch
+        self.decide = Decide()
+        self._policy_macs = MacsOf()
+        self._rows = PreparedRows()
+
+    def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """The block's output for its input ``x`` (B, C, H, W).
+
+        Raises:
+            ValueError: The block's output is smaller than a patch.
+        """
+        self.check_execution()
+        if self.execution == 'dense':
+            return block.run(x)
+        sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
+        if min(sizes[-1]) < self.patch:
+            raise ValueError(
+                f'a map of {sizes[-1][0]}x{sizes[-1][1]} is smaller than a patch of granularity {self.patch}: '
+                'use a smaller granularity or a larger input'
+            )
+        scores = self.masker(x)
+        on = self.decide(scores)
+        if recording():
+            self._report(block, x, sizes, scores, on)
+        if self.execution == 'masked':
+            mask = spread(on, (self.patch, self.patch), sizes[-1])
+            return block.merge(block.run_shortcut(x), block.run_branch(x) * mask)
+        return self._sparse(block, x, on > 0)
+
+    def _report(
+        self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
+    ) -> None:
+        units = block.units()
+        mask = spread(on, (self.patch, self.patch), sizes[-1])
+        density = mask.flatten(1).mean(1)
+        dense, macs = 0.0, torch.zeros_like(density)
+        for unit, size_in, size_out in zip(units[::-1], sizes[-2::-1], sizes[:0:-1], strict=True):
+            a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
+            dense += size_out[0] * size_out[1] * a_position
+            macs = macs + mask.flatten(1).sum(1) * a_position
+            mask = spread_needed(mask, unit.conv, size_in)
+        policy = self._policy_macs(self.masker, tuple(x.shape[1:]))
+        emit(
+            self,
+            dense_macs=dense,
+            macs=macs + policy,
+            policy_macs=policy,
+            density=density,
+            mask=on.detach(),
+            scores=scores.detach(),
+        )
+
+    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._sparse(block, x, on)
+        x = x.contiguous(memory_format=torch.channels_last)
+        convs = self._rows(block)
+        shortcut = block.run_shortcut(x)
+        plan = plan_rows(on, (self.patch, self.patch), convs, (x.shape[2], x.shape[3]))
+        if not plan[-1].numel():
+            return block.rest(x, shortcut)
+        settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
+        out = shortcut
+        if out is x and not block.owns_input:
+            out = x.clone(memory_format=torch.channels_last)
+        run_branch(x, convs, plan, out)
+        return out if settled else block.act(out)  # type: ignore[misc]
+
+
+def run_branch(x: Tensor, convs: list[RowConv], plan: list[Tensor], out: Tensor) -> None:
+    """Compute the planned rows of a chain of convolutions, and add and write the last one's to ``out``.
+
+    Args:
+        x: (B, C, H, W), channels-last.
+        convs: The chain.
+        plan: The rows of each; see :func:`eff_plugins.ops.plan.plan_rows`.
+        out: (B, C', H', W'); holds what is added, and may be ``x``.
+    """
+    for i, (conv, rows) in enumerate(zip(convs[:-1], plan[:-1], strict=True)):
+        target = _scratch(i % 2, (x.shape[0], conv.weight.shape[0], *conv.out_size(*x.shape[2:])), x)
+        x = run_rows(x, conv, rows, target)
+    run_rows(x, convs[-1], plan[-1], out, out)
+
+
+_local = threading.local()
+
+
+def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised channels-last map that lives until the next call with this index on this thread.
+
+    Rows that are not computed are never read. A buffer that stays is warm in the cache, a fresh one is faulted in.
+    """
+    batch, channels, height, width = shape
+    count = batch * channels * height * width
+    key = (index, like.dtype, like.device)
+    buffers = _local.__dict__.setdefault('buffers', {})
+    if key not in buffers or buffers[key].numel() < count:
+        buffers[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+    return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class PreparedRows:
+    """The branch of a block as row convolutions, BatchNorm folded in; made anew when a weight has changed."""
+
+    def __init__(self) -> None:
+        self._key: tuple | None = None
+        self._convs: list[RowConv] = []
+
+    def __call__(self, block: ResidualBlock) -> list[RowConv]:
+        units = block.units()
+        key = tuple(_version(t) for unit in units for part in unit[:2] if part is not None for t in _tensors(part))
+        if key != self._key:
+            acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
+            if acts[-1] not in _IDEMPOTENT:
+                acts[-1] = None  # applied to the whole map afterwards
+            self._convs = [row_conv(unit, act) for unit, act in zip(units, acts, strict=True)]
+            self._key = key
+        return self._convs
+
+    def __deepcopy__(self, memo: dict) -> PreparedRows:
+        return PreparedRows()
+
+    def __reduce__(self) -> tuple:
+        return PreparedRows, ()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+@torch.no_grad()
+def row_conv(unit: Unit, act: str | None) -> RowConv:
+    """A unit in evaluation mode, normalisation folded, as :class:`RowConv`."""
+    conv, norm = unit.conv, unit.norm
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.detach()
+    bias = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach()
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight.double()
+        shift = (bias.double() - norm.running_mean.double()) * scale
+        if norm.affine:
+            shift = shift + norm.bias.double()
+        weight = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+        bias = shift.to(weight.dtype)
+    return RowConv(
+        weight,
+        bias,
+        _pair(conv.stride),
+        _pair(conv.padding),  # type: ignore[arg-type]
+        _pair(conv.dilation),
+        conv.groups,
+        act,
+    )
+
+
+def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return numbers[0], numbers[1]
+
+
+def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of the input of a chain of units and of each one's output."""
+    sizes = [size]
+    for conv in (unit.conv for unit in units):
+        assert isinstance(conv, nn.Conv2d)
+        height, width = (
+            (n + 2 * int(p) - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(
+                sizes[-1], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True
+            )
+        )
+        sizes.append((height, width))
+    return sizes
+
+
+def check_rows(block: ResidualBlock) -> None:
+    """Whether the branch of ``block`` can be computed at single positions.
+
+    Raises:
+        TypeError: It cannot; the message says why and what would.
+    """
+    act_name(block.act)
+    for unit in block.units():
+        conv, norm = unit.conv, unit.norm
+        if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
+            raise TypeError(
+                f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
+            )
+        if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
+            raise TypeError(
+                f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
+                'positions; one group, or one filter a channel, with zeros around can'
+            )
+        if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
+            raise TypeError(f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm')
