@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
 from eff_plugins.ops.dense import PackedConv2d
-from eff_plugins.ops.plan import plan_rows, spread, spread_needed
+from eff_plugins.ops.plan import Chain, plan_rows, spread, spread_needed
 from eff_plugins.ops.rows import RowConv, run_rows
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
@@ -44,6 +45,7 @@ class SpatialGate(DynamicModule):
         self.decide = Decide()
         self._policy_macs = MacsOf()
         self._rows = PreparedRows()
+        self._sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
         """The block's output for its input ``x`` (B, C, H, W).
@@ -54,7 +56,10 @@ class SpatialGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
+        size = (x.shape[2], x.shape[3])
+        if size not in self._sizes:
+            self._sizes[size] = layer_sizes(block.units(), size)
+        sizes = self._sizes[size]
         if min(sizes[-1]) < self.patch:
             raise ValueError(
                 f'a map of {sizes[-1][0]}x{sizes[-1][1]} is smaller than a patch of granularity {self.patch}: '
@@ -68,6 +73,15 @@ class SpatialGate(DynamicModule):
             mask = spread(on, (self.patch, self.patch), sizes[-1])
             return block.merge(block.run_shortcut(x), block.run_branch(x) * mask)
         return self._sparse(block, x, on > 0)
+
+    def train(self, mode: bool = True) -> SpatialGate:
+        """Like ``nn.Module.train``; weights may have been changed since the last time."""
+        self._rows.forget()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SpatialGate:
+        self._rows.forget()
+        return super()._apply(*args, **kwargs)
 
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
@@ -97,32 +111,35 @@ class SpatialGate(DynamicModule):
             with torch.no_grad():
                 return self._sparse(block, x, on)
         x = x.contiguous(memory_format=torch.channels_last)
-        convs = self._rows(block)
+        chain = self._rows(block)
         shortcut = block.run_shortcut(x)
-        plan = plan_rows(on, (self.patch, self.patch), convs, (x.shape[2], x.shape[3]))
+        plan = plan_rows(on, (self.patch, self.patch), chain, (x.shape[2], x.shape[3]))
         if not plan[-1].numel():
             return block.rest(x, shortcut)
         settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
         out = shortcut
         if out is x and not block.owns_input:
             out = x.clone(memory_format=torch.channels_last)
-        run_branch(x, convs, plan, out)
+        run_branch(x, chain, plan, out)
         return out if settled else block.act(out)  # type: ignore[misc]
 
 
-def run_branch(x: Tensor, convs: list[RowConv], plan: list[Tensor], out: Tensor) -> None:
+def run_branch(x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
     """Compute the planned rows of a chain of convolutions, and add and write the last one's to ``out``.
 
     Args:
         x: (B, C, H, W), channels-last.
-        convs: The chain.
+        chain: The convolutions.
         plan: The rows of each; see :func:`eff_plugins.ops.plan.plan_rows`.
         out: (B, C', H', W'); holds what is added, and may be ``x``.
     """
-    for i, (conv, rows) in enumerate(zip(convs[:-1], plan[:-1], strict=True)):
-        target = _scratch(i % 2, (x.shape[0], conv.weight.shape[0], *conv.out_size(*x.shape[2:])), x)
-        x = run_rows(x, conv, rows, target)
-    run_rows(x, convs[-1], plan[-1], out, out)
+    batch, last = x.shape[0], len(plan) - 1
+    sizes = chain.sizes((x.shape[2], x.shape[3]))
+    for i, (conv, rows) in enumerate(zip(chain.convs, plan, strict=True)):
+        if i == last:
+            run_rows(x, conv, rows, out, out)
+        else:
+            x = run_rows(x, conv, rows, _scratch(i % 2, (batch, conv.filters, *sizes[i + 1]), x))
 
 
 _local = threading.local()
@@ -143,36 +160,38 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 class PreparedRows:
-    """The branch of a block as row convolutions, BatchNorm folded in; made anew when a weight has changed."""
+    """The branch of a block as row convolutions, BatchNorm folded in.
+
+    They are kept until a weight of a convolution changes in place, or :meth:`forget` is called: some tools swap weights
+    behind autograd's back (an average of weights for evaluation), but they switch to evaluation mode after that.
+    """
 
     def __init__(self) -> None:
-        self._key: tuple | None = None
-        self._convs: list[RowConv] = []
+        self.forget()
 
-    def __call__(self, block: ResidualBlock) -> list[RowConv]:
-        units = block.units()
-        key = tuple(_version(t) for unit in units for part in unit[:2] if part is not None for t in _tensors(part))
-        if key != self._key:
+    def forget(self) -> None:
+        """Prepare anew at the next call."""
+        self._chain: Chain | None = None
+        self._weights: list[Tensor] = []
+        self._versions: list[int] = []
+
+    def __call__(self, block: ResidualBlock) -> Chain:
+        if self._chain is None or self._versions != [weight._version for weight in self._weights]:
+            units = block.units()
             acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
             if acts[-1] not in _IDEMPOTENT:
                 acts[-1] = None  # applied to the whole map afterwards
-            self._convs = [row_conv(unit, act) for unit, act in zip(units, acts, strict=True)]
-            self._key = key
-        return self._convs
+            self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
+            weights = [unit.conv.weight for unit in units]
+            self._weights = [w for w in weights if isinstance(w, Tensor) and not w.is_inference()]
+            self._versions = [weight._version for weight in self._weights]
+        return self._chain
 
     def __deepcopy__(self, memo: dict) -> PreparedRows:
         return PreparedRows()
 
     def __reduce__(self) -> tuple:
         return PreparedRows, ()
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 @torch.no_grad()

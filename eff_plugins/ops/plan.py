@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import addressof
+from ctypes import Array, addressof, c_int64
 from typing import Any
 
 import torch
@@ -14,51 +14,86 @@ from eff_plugins.ops.native import Kernels, kernels
 from eff_plugins.ops.rows import RowConv, taps
 
 
-def plan_rows(chosen: Tensor, patch: tuple[int, int], convs: Sequence[RowConv], size: tuple[int, int]) -> list[Tensor]:
+class Chain:
+    """Convolutions one after the other, for :func:`plan_rows`.
+
+    Args:
+        convs: In order.
+    """
+
+    def __init__(self, convs: Sequence[RowConv]) -> None:
+        self.convs = list(convs)
+        self._sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._shapes: dict[tuple[int, int], Array] = {}
+
+    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(H, W) of the input and of each convolution's output."""
+        if size not in self._sizes:
+            sizes = [size]
+            for conv in self.convs:
+                sizes.append(conv.out_size(*sizes[-1]))
+            self._sizes[size] = sizes
+        return self._sizes[size]
+
+    def shapes(self, size: tuple[int, int]) -> Array:
+        """The ``Shape`` of native/rows.cpp of each convolution, one after the other."""
+        if size not in self._shapes:
+            numbers = [n for conv, s in zip(self.convs, self.sizes(size), strict=False) for n in conv.shape(*s)]
+            self._shapes[size] = (c_int64 * len(numbers))(*numbers)
+        return self._shapes[size]
+
+
+def plan_rows(chosen: Tensor, patch: tuple[int, int], chain: Chain, size: tuple[int, int]) -> list[Tensor]:
     """Rows of each convolution of a chain, so that its last output is right in the chosen patches.
 
     Args:
         chosen: (B, 1, cells_y, cells_x) bool: the patches of the last output; the last ones may stand out of the map.
         patch: (height, width) of a patch in pixels of that output.
-        convs: The chain, in order.
+        chain: The convolutions.
         size: (H, W) of the chain's input.
 
     Returns:
         One (R,) int32 list of positions a convolution; see :func:`eff_plugins.ops.rows.conv2d_rows`.
     """
-    sizes = [size]
-    for conv in convs:
-        sizes.append(conv.out_size(*sizes[-1]))
+    sizes = chain.sizes(size)
     native = kernels() if chosen.device.type == 'cpu' else None
-    rows = _patch_rows(native, chosen, patch, sizes[-1])
+    if native is not None:
+        return _native_plan(native, chosen, patch, chain, sizes)
+    rows = spread(chosen, patch, sizes[-1]).flatten().nonzero().flatten().int()
     plan = [rows]
-    for conv, (height, width) in zip(reversed(convs[1:]), reversed(sizes[1:-1]), strict=True):
+    for conv, (height, width) in zip(reversed(chain.convs[1:]), reversed(sizes[1:-1]), strict=True):
         if not conv.pointwise:
-            rows = _needed_rows(native, conv, chosen.shape[0], rows, height, width)
+            place, inside = taps(conv, rows.long(), height, width)
+            rows = place[inside].unique().int()
         plan.append(rows)
     return plan[::-1]
 
 
-def _patch_rows(native: Kernels | None, chosen: Tensor, patch: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _native_plan(
+    native: Kernels, chosen: Tensor, patch: tuple[int, int], chain: Chain, sizes: list[tuple[int, int]]
+) -> list[Tensor]:
     batch, _, cells_y, cells_x = chosen.shape
-    if native is None:
-        return spread(chosen, patch, size).flatten().nonzero().flatten().int()
-    cells = chosen.contiguous().view(torch.uint8)
-    rows = torch.empty(batch * size[0] * size[1], dtype=torch.int32)
-    count = native.patch_rows(cells.data_ptr(), batch, cells_y, cells_x, *patch, *size, rows.data_ptr())
-    return rows[:count]
-
-
-def _needed_rows(
-    native: Kernels | None, conv: RowConv, batch: int, rows: Tensor, height: int, width: int
-) -> Tensor:
-    if native is None:
-        place, inside = taps(conv, rows.long(), height, width)
-        return place[inside].unique().int()
-    needed = torch.empty(batch * height * width, dtype=torch.int32)
-    shape = addressof(conv.shape(height, width))
-    count = native.needed_rows(shape, batch, rows.data_ptr(), rows.numel(), needed.data_ptr())
-    return needed[:count]
+    layers = len(chain.convs)
+    places = [batch * height * width for height, width in sizes[1:]]
+    rows = torch.empty(sum(places), dtype=torch.int32)
+    counts = (c_int64 * layers)()
+    native.plan_rows(
+        chosen.contiguous().data_ptr(),
+        batch,
+        cells_y,
+        cells_x,
+        *patch,
+        addressof(chain.shapes(sizes[0])),
+        layers,
+        rows.data_ptr(),
+        addressof(counts),
+    )
+    plan: list[Tensor] = []
+    end = len(rows)
+    for count, place in zip(reversed(counts), reversed(places), strict=True):
+        end -= place
+        plan.append(plan[-1] if count < 0 else rows[end : end + count])
+    return plan[::-1]
 
 
 def spread(cells: Tensor, patch: tuple[int, int], size: tuple[int, int]) -> Tensor:

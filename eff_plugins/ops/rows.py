@@ -54,6 +54,11 @@ class RowConv:
             raise ValueError(f'act={self.act!r} must be one of {", ".join(map(str, ACTIVATIONS))}')
 
     @property
+    def filters(self) -> int:
+        """N, the channels of the output."""
+        return self.weight.shape[0]
+
+    @property
     def channels(self) -> int:
         """C, the channels of the input."""
         return self.weight.shape[1] * self.groups

@@ -17,7 +17,7 @@ from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.stages import check_keys, resolve_description
 from eff_plugins.models.image.zoo import Variant
-from eff_plugins.models.layers.conv import ConvNormAct, SqueezeExcite build_act
+from eff_plugins.models.layers.conv import ConvNormAct, SqueezeExcite, build_act
 from eff_plugins.registry import MODELS
 
 

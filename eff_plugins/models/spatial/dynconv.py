@@ -11,6 +11,7 @@ from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of
+from eff_plugins.ops.scores import conv_scores
 
 
 class PixelMasker(nn.Module):
@@ -28,6 +29,7 @@ class PixelMasker(nn.Module):
 
     def __init__(self, channels: int, stride: int = 1, keep: float = 2.0) -> None:
         super().__init__()
+        self.stride = stride
         self.conv = nn.Conv2d(channels, 1, 3, stride, 1, bias=False)
         self.fc = nn.Linear(channels, 1)
         nn.init.normal_(self.conv.weight, std=0.01)
@@ -35,7 +37,7 @@ class PixelMasker(nn.Module):
         nn.init.constant_(self.fc.bias, keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + self.fc(x.mean((2, 3)))[:, :, None, None]
+        return conv_scores(x, self.conv.weight, self.stride) + self.fc(x.mean((2, 3)))[:, :, None, None]
 
 
 @hosted

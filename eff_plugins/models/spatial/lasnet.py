@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate, layer_sizes
 from eff_plugins.models.spatial.host import hosted, stages_of
+from eff_plugins.ops.scores import patch_scores
 
 
 class PatchMasker(nn.Module):
@@ -34,9 +34,7 @@ class PatchMasker(nn.Module):
         nn.init.constant_(self.conv.bias, keep)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.patch > 1:
-            x = F.avg_pool2d(x, self.patch, ceil_mode=True, count_include_pad=False)
-        return self.conv(x)
+        return patch_scores(x, self.conv.weight, self.conv.bias, self.patch)  # type: ignore[arg-type]
 
 
 @hosted

@@ -36,7 +36,9 @@ def _commands(cxx: str, folder: Path) -> list[list[str]]:
     commands = [[*common, str(SOURCES / f'{name}.cpp'), '-o', str(folder / f'{name}.o')] for name in ('cpu', 'plan')]
     for name, (lanes, rows, vectors, flags) in _INSTRUCTION_SETS.items():
         macros = [f'-DISA={name}', f'-DLANES={lanes}', f'-DMR={rows}', f'-DNV={vectors}']
-        commands.append([*common, *flags, *macros, str(SOURCES / 'rows.cpp'), '-o', str(folder / f'{name}.o')])
+        for source in ('rows', 'scores'):
+            target = str(folder / f'{source}_{name}.o')
+            commands.append([*common, *flags, *macros, str(SOURCES / f'{source}.cpp'), '-o', target])
     return commands
 
 
@@ -85,12 +87,15 @@ class Kernels:
         self.convolve = library[f'convolve_{name}']
         self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
         self.convolve.restype = None
-        self.patch_rows = library.patch_rows
-        self.patch_rows.argtypes = [pointer, *[number] * 7, pointer]
-        self.needed_rows = library.needed_rows
-        self.needed_rows.argtypes = [pointer, number, pointer, number, pointer]
-        for function in (self.patch_rows, self.needed_rows):
-            function.restype = number
+        self.plan_rows = library.plan_rows
+        self.plan_rows.argtypes = [pointer, *[number] * 5, pointer, number, pointer, pointer]
+        self.plan_rows.restype = None
+        self.patch_scores = library[f'patch_scores_{name}']
+        self.patch_scores.argtypes = [pointer, *[number] * 5, pointer, ctypes.c_float, pointer]
+        self.patch_scores.restype = None
+        self.conv_scores = library[f'conv_scores_{name}']
+        self.conv_scores.argtypes = [pointer, *[number] * 6, pointer, pointer]
+        self.conv_scores.restype = None
 
 
 @cache

@@ -1,0 +1,106 @@
+"""What policies read of a map: one score a patch or a position.
+
+In plain torch they are a pooling and a convolution. On a CPU without gradients a native kernel reads the map once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from eff_plugins.ops.native import Kernels, kernels
+
+
+def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
+    """Mean of ``weight . x + bias`` over each patch: (B, C, H, W) -> (B, 1, ceil(H / patch), ceil(W / patch)).
+
+    Args:
+        x: (B, C, H, W).
+        weight: (1, C, 1, 1).
+        bias: (1,).
+        patch: Side in pixels; patches at the border may stand out of the map.
+    """
+    native = _native(x, weight, bias)
+    if native is None:
+        if patch > 1:
+            x = F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False)
+        return F.conv2d(x, weight, bias)
+    batch, channels, height, width = x.shape
+    out = torch.empty(batch, 1, -(-height // patch), -(-width // patch))
+    if torch._C._len_torch_dispatch_stack():  # somebody counts
+        torch.ops.eff_plugins.patch_scores(x, weight, bias, patch, out)
+    else:
+        _patch_scores(x, weight, bias, patch, out)
+    return out
+
+
+def conv_scores(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A k x k convolution to one channel with padding k // 2: (B, C, H, W) -> (B, 1, H', W').
+
+    Args:
+        x: (B, C, H, W).
+        weight: (1, C, k, k), k odd.
+        stride: Of the convolution.
+    """
+    native = _native(x, weight)
+    kernel = weight.shape[-1]
+    if native is None:
+        return F.conv2d(x, weight, None, stride, kernel // 2)
+    out = torch.empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
+    if torch._C._len_torch_dispatch_stack():
+        torch.ops.eff_plugins.conv_scores(x, weight, stride, out)
+    else:
+        _conv_scores(x, weight, stride, out)
+    return out
+
+
+def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
+    fits = (
+        x.device.type == 'cpu'
+        and all(t.dtype == torch.float32 for t in (x, *weights))
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)))
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    return kernels() if fits else None
+
+
+_library = torch.library.Library('eff_plugins', 'FRAGMENT')
+_library.define('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()')
+_library.define('conv_scores(Tensor x, Tensor weight, int stride, Tensor(a!) out) -> ()')
+
+
+def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
+    batch, channels, height, width = x.shape
+    native = kernels()
+    assert native is not None
+    flat = weight.contiguous()
+    native.patch_scores(
+        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), float(bias), out.data_ptr()
+    )
+
+
+def _conv_scores(x: Tensor, weight: Tensor, stride: int, out: Tensor) -> None:
+    batch, channels, height, width = x.shape
+    native = kernels()
+    assert native is not None
+    taps = weight.permute(0, 2, 3, 1).contiguous()
+    native.conv_scores(
+        x.data_ptr(), batch, height, width, channels, weight.shape[-1], stride, taps.data_ptr(), out.data_ptr()
+    )
+
+
+_library.impl('patch_scores', _patch_scores, 'CompositeExplicitAutograd')
+_library.impl('conv_scores', _conv_scores, 'CompositeExplicitAutograd')
+
+
+@register_flop_formula(torch.ops.eff_plugins.patch_scores)
+def _patch_flops(x: torch.Size, weight: torch.Size, bias: torch.Size, patch: int, out: torch.Size, **_: object) -> int:
+    """As for pooling, which is not counted, and a 1x1 convolution."""
+    return 2 * out.numel() * weight.numel()
+
+
+@register_flop_formula(torch.ops.eff_plugins.conv_scores)
+def _conv_flops(x: torch.Size, weight: torch.Size, stride: int, out: torch.Size, **_: object) -> int:
+    return 2 * out.numel() * weight.numel()
