@@ -15,6 +15,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
+from eff_plugins.dynamic.spatial import RowExecutor, computes_rows
+from eff_plugins.ops.scores import patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -36,7 +38,7 @@ class PooledGate(nn.Module):
         nn.init.constant_(self.fc.bias, keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.mean((2, 3)))[:, :, None, None]
+        return patch_scores(x, self.fc.weight[:, :, None, None], self.fc.bias, max(x.shape[2:]))
 
 
 class LayerGate(DynamicModule):
@@ -46,11 +48,13 @@ class LayerGate(DynamicModule):
 
     Args:
         channels: Channels of the block's input.
+        block: The block that this gate will run; it is not kept.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, block: ResidualBlock) -> None:
         super().__init__()
         self.gate = PooledGate(channels)
+        self.rows = RowExecutor() if computes_rows(block) else None
         self.decide = Decide()
         self._macs_of = MacsOf()
 
@@ -83,9 +87,11 @@ class LayerGate(DynamicModule):
     def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         if bool(on.all()):
             return block.run(x)
-        shortcut = block.run_shortcut(x)
         if not bool(on.any()):
-            return block.rest(x, shortcut)
+            return block.rest(x, block.run_shortcut(x))
+        if self.rows is not None:  # a patch as large as the map: no sample is copied out and back
+            return self.rows.run(block, x, on[:, None, None, None], None)
+        shortcut = block.run_shortcut(x)
         done = block.merge(shortcut[on], block.run_branch(x[on]))
         out = block.rest(x, shortcut)
         if out is x and not block.owns_input:
@@ -129,5 +135,5 @@ def skip_layers(model: Model, keep_first: int = 0) -> Model:
             f'{type(model).__name__} has {len(blocks)} residual blocks, keep_first={keep_first} leaves none to skip'
         )
     for block in blocks[keep_first:]:
-        block.dynamic = LayerGate(input_channels(block))
+        block.dynamic = LayerGate(input_channels(block), block)
     return model

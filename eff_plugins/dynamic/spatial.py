@@ -44,7 +44,7 @@ class SpatialGate(DynamicModule):
         self.patch = patch
         self.decide = Decide()
         self._policy_macs = MacsOf()
-        self._rows = PreparedRows()
+        self.rows = RowExecutor()
         self._sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
@@ -72,16 +72,7 @@ class SpatialGate(DynamicModule):
         if self.execution == 'masked':
             mask = spread(on, (self.patch, self.patch), sizes[-1])
             return block.merge(block.run_shortcut(x), block.run_branch(x) * mask)
-        return self._sparse(block, x, on > 0)
-
-    def train(self, mode: bool = True) -> SpatialGate:
-        """Like ``nn.Module.train``; weights may have been changed since the last time."""
-        self._rows.forget()
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> SpatialGate:
-        self._rows.forget()
-        return super()._apply(*args, **kwargs)
+        return self.rows.run(block, x, on > 0, self.patch)
 
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
@@ -105,23 +96,6 @@ class SpatialGate(DynamicModule):
             mask=on.detach(),
             scores=scores.detach(),
         )
-
-    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                return self._sparse(block, x, on)
-        x = x.contiguous(memory_format=torch.channels_last)
-        chain = self._rows(block)
-        shortcut = block.run_shortcut(x)
-        plan = plan_rows(on, (self.patch, self.patch), chain, (x.shape[2], x.shape[3]))
-        if not plan[-1].numel():
-            return block.rest(x, shortcut)
-        settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
-        out = shortcut
-        if out is x and not block.owns_input:
-            out = x.clone(memory_format=torch.channels_last)
-        run_branch(x, chain, plan, out)
-        return out if settled else block.act(out)  # type: ignore[misc]
 
 
 def run_branch(x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
@@ -159,23 +133,61 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-class PreparedRows:
-    """The branch of a block as row convolutions, BatchNorm folded in.
+class RowExecutor(nn.Module):
+    """Runs the branch of a block at chosen places; has no parameters of its own.
 
-    They are kept until a weight of a convolution changes in place, or :meth:`forget` is called: some tools swap weights
-    behind autograd's back (an average of weights for evaluation), but they switch to evaluation mode after that.
+    The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight of a convolution changes in
+    place or the model switches between training and evaluation: some tools swap weights behind autograd's back (an
+    average of weights for evaluation), but they switch to evaluation mode after that.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        super().__init__()
+        self._forget()
 
-    def forget(self) -> None:
-        """Prepare anew at the next call."""
+    def _forget(self) -> None:
         self._chain: Chain | None = None
         self._weights: list[Tensor] = []
         self._versions: list[int] = []
 
-    def __call__(self, block: ResidualBlock) -> Chain:
+    def train(self, mode: bool = True) -> RowExecutor:
+        self._forget()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> RowExecutor:
+        self._forget()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_chain': None, '_weights': [], '_versions': []}
+
+    @torch.no_grad()
+    def run(self, block: ResidualBlock, x: Tensor, on: Tensor, patch: int | None) -> Tensor:
+        """The block's output for ``x`` (B, C, H, W), its branch computed where ``on``.
+
+        Args:
+            block: The block.
+            x: Its input, overwritten where the block owns it.
+            on: (B, 1, cells_y, cells_x) bool.
+            patch: Side of a cell in pixels of the output; None is the whole map.
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        shortcut = block.run_shortcut(x)
+        size = (x.shape[2], x.shape[3])
+        cell = chain.sizes(size)[-1] if patch is None else (patch, patch)
+        plan = plan_rows(on, cell, chain, size)
+        if not plan[-1].numel():
+            return block.rest(x, shortcut)
+        settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
+        out = shortcut
+        if out is x and not block.owns_input:
+            out = x.clone(memory_format=torch.channels_last)
+        run_branch(x, chain, plan, out)
+        return out if settled else block.act(out)  # type: ignore[misc]
+
+    def prepared(self, block: ResidualBlock) -> Chain:
+        """The branch as row convolutions."""
         if self._chain is None or self._versions != [weight._version for weight in self._weights]:
             units = block.units()
             acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
@@ -186,12 +198,6 @@ class PreparedRows:
             self._weights = [w for w in weights if isinstance(w, Tensor) and not w.is_inference()]
             self._versions = [weight._version for weight in self._weights]
         return self._chain
-
-    def __deepcopy__(self, memo: dict) -> PreparedRows:
-        return PreparedRows()
-
-    def __reduce__(self) -> tuple:
-        return PreparedRows, ()
 
 
 @torch.no_grad()
@@ -230,13 +236,9 @@ def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int
     """(height, width) of the input of a chain of units and of each one's output."""
     sizes = [size]
     for conv in (unit.conv for unit in units):
-        assert isinstance(conv, nn.Conv2d)
-        height, width = (
-            (n + 2 * int(p) - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(
-                sizes[-1], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True
-            )
-        )
+        assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
+        axes = zip(sizes[-1], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
+        height, width = ((n + 2 * pad - d * (kernel - 1) - 1) // step + 1 for n, kernel, step, pad, d in axes)
         sizes.append((height, width))
     return sizes
 
@@ -260,4 +262,15 @@ def check_rows(block: ResidualBlock) -> None:
                 'positions; one group, or one filter a channel, with zeros around can'
             )
         if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
-            raise TypeError(f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm')
+            raise TypeError(
+                f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
+            )
+
+
+def computes_rows(block: ResidualBlock) -> bool:
+    """Whether :func:`check_rows` has nothing against ``block``."""
+    try:
+        check_rows(block)
+    except TypeError:
+        return False
+    return True

@@ -99,8 +99,12 @@ def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
     state = inner or dict(state)
     built = len(getattr(backbone, 'stages', ()))
     unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
-    if hasattr(backbone, 'ignores'):
-        unbuilt |= {key for key in state if backbone.ignores(key)}
-    load_strict(backbone, {key: value for key, value in state.items() if key not in unbuilt}, checkpoint)
+    state = {key: value for key, value in state.items() if key not in unbuilt}
+    own_key = getattr(
+        backbone, 'own_key', None
+    )  # what a published file's key is called here, None for what is left out
+    if own_key is not None:
+        state = {own: value for key, value in state.items() if (own := own_key(key)) is not None}
+    load_strict(backbone, state, checkpoint)
     meta = loaded.get('meta')
     set_norm_eps(backbone, meta.get('norm_eps') if isinstance(meta, dict) else None)

@@ -1,4 +1,4 @@
-"""Whole convolutions on a CPU with weights packed once, bias, residual and activation fused: the dense side of every comparison.
+"""Whole convolutions on a CPU, weights packed once, bias, residual and activation fused: the dense side of comparisons.
 
 Eager torch packs a convolution's weights anew at every call and passes over the map again for each activation and sum.
 oneDNN can do without; torch.compile uses the same operators when it freezes a model.
@@ -91,7 +91,7 @@ class PackedConv2d(nn.Conv2d):
         key = (*x.shape, self.weight.data_ptr(), self.weight._version)
         if key not in self._packed:
             weight = self.weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
-            self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 weight, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
             )
         return self._packed[key]

@@ -27,7 +27,7 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
         if patch > 1:
             x = F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False)
         return F.conv2d(x, weight, bias)
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     out = torch.empty(batch, 1, -(-height // patch), -(-width // patch))
     if torch._C._len_torch_dispatch_stack():  # somebody counts
         torch.ops.eff_plugins.patch_scores(x, weight, bias, patch, out)

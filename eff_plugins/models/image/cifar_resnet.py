@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eff_plugins.models.image.base import ImageBackbone
 from eff_plugins.models.image.resnet import BasicBlock
+from eff_plugins.models.layers.conv import ConvNormAct
 from eff_plugins.registry import MODELS
 
 
@@ -63,8 +64,6 @@ class CifarResNet(ImageBackbone):
             raise ValueError(f'depth={depth} of a CIFAR ResNet must be 6 n + 2, such as 20, 32 or 56')
         super().__init__(in_channels, norm_eval, with_cp, init_cfg)
         norm = {'type': 'BN', **(norm_cfg or {})}
-        from eff_plugins.models.layers.conv import ConvNormAct
-
         self.set_stem(ConvNormAct(in_channels, 16, 3, norm_cfg=norm, act='relu'), 16, 1)
         channels, stride = 16, 1
         for width in (16, 32, 64):
@@ -78,3 +77,12 @@ class CifarResNet(ImageBackbone):
                 channels, stride = width, stride * step
             self.add_stage(blocks, width, stride)
         self.finish(out_indices, frozen_stages)
+
+    def own_key(self, key: str) -> str | None:
+        """The name here of a key of the usual checkpoints (``conv1``, ``bn1``, ``layer1.0.…``); None for their classifier."""
+        first, _, rest = key.partition('.')
+        if first in ('linear', 'fc'):
+            return None
+        if first in ('conv1', 'bn1'):
+            return f'stem.{first[:-1].replace("bn", "norm")}.{rest}'
+        return f'stages.{int(first[5:]) - 1}.{rest}' if first.startswith('layer') else key

@@ -27,10 +27,10 @@ def _norm_name(norm_cfg: Mapping, number: int) -> str:
     return f'{_NORM_NAMES.get(norm_cfg["type"], "norm_layer")}{number}'
 
 
-def _conv(cfg: Mapping | None, *args: Any, **kwargs: Any) -> nn.Module:
+def _conv(cfg: Mapping | None, *args: int, **kwargs: Any) -> nn.Module:
     """A convolution without bias; anything but torch's own comes from mmcv's registry."""
     if cfg is None or cfg.get('type') in ('Conv2d', 'Conv'):
-        return nn.Conv2d(*args, bias=False, **kwargs)
+        return nn.Conv2d(*args, bias=False, **kwargs)  # type: ignore[misc]
     return require('mmcv.cnn', 'det').build_conv_layer(cfg, *args, bias=False, **kwargs)
 
 
@@ -112,7 +112,9 @@ class BasicBlock(_Block):
         super().__init__(downsample, norm_cfg)
         if dcn is not None or plugins:
             raise ValueError('dcn and plugins need the bottleneck blocks of depth 50 and more')
-        self.add(_conv(conv_cfg, in_channels, channels, 3, stride=stride, padding=dilation, dilation=dilation), channels)
+        self.add(
+            _conv(conv_cfg, in_channels, channels, 3, stride=stride, padding=dilation, dilation=dilation), channels
+        )
         self.add(_conv(conv_cfg, channels, channels, 3, padding=1), channels)
 
 
@@ -329,9 +331,10 @@ class ResNet(BaseModule):
                 super().init_weights()
         self._is_init = True  # mmengine would list every parameter on the terminal
 
-    def ignores(self, key: str) -> bool:
-        """Whether a checkpoint's key belongs to what this backbone leaves out: its classifier, or a stage not built."""
-        return key.startswith('fc.') or (key.startswith('layer') and int(key[5]) > max(self.out_indices) + 1)
+    def own_key(self, key: str) -> str | None:
+        """A checkpoint's key, or None for what this backbone leaves out: the classifier, and stages that are not built."""
+        left_out = key.startswith('fc.') or (key.startswith('layer') and int(key[5]) > max(self.out_indices) + 1)
+        return None if left_out else key
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.residual import add_residual
-from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite build_act
+from eff_plugins.models.layers.conv import ChannelShuffle, ConvNormAct, SqueezeExcite, build_act
 from eff_plugins.models.layers.stm_forms import FORMS, Block, Conv, Pool, Shuffle, Site, Step
 from eff_plugins.registry import MODELS
 

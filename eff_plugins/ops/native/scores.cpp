@@ -15,6 +15,12 @@ typedef float V __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 
+inline float total(V v) {
+    float sum = 0;
+    for (int j = 0; j < LANES; j++) sum += v[j];
+    return sum;
+}
+
 // sum_i x[i] * w[i]; four accumulators hide the latency of the additions
 inline float dot(const float* x, const float* w, int64_t n) {
     V sum[4] = {};
@@ -24,10 +30,43 @@ inline float dot(const float* x, const float* w, int64_t n) {
         for (int j = 0; j < 4; j++) sum[j] += load(x + i + j * LANES) * load(w + i + j * LANES);
     for (; i + LANES <= n; i += LANES) sum[0] += load(x + i) * load(w + i);
     const V all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    float total = 0;
-    for (int j = 0; j < LANES; j++) total += all[j];
-    for (; i < n; i++) total += x[i] * w[i];
-    return total;
+    float result = total(all);
+    for (; i < n; i++) result += x[i] * w[i];
+    return result;
+}
+
+// out[z] += the three taps of a line of a 3x3 kernel around z. Four positions at a time share the loads of the taps, and
+// each position is loaded once for all three.
+void line3(const float* line, const float* taps, int64_t width, int64_t channels, float* out) {
+    constexpr int P = 4;
+    int64_t z = 0;
+    for (; z + P <= width; z += P) {
+        V sum[P][3] = {};
+        int64_t c = 0;
+        for (; c + LANES <= channels; c += LANES) {
+            V w[3];
+#pragma GCC unroll 3
+            for (int t = 0; t < 3; t++) w[t] = load(taps + t * channels + c);
+#pragma GCC unroll 4
+            for (int p = 0; p < P; p++) {
+                const V v = load(line + (z + p) * channels + c);
+#pragma GCC unroll 3
+                for (int t = 0; t < 3; t++) sum[p][t] += v * w[t];
+            }
+        }
+        for (int p = 0; p < P; p++)
+            for (int t = 0; t < 3; t++) {
+                float s = total(sum[p][t]);
+                for (int64_t i = c; i < channels; i++) s += line[(z + p) * channels + i] * taps[t * channels + i];
+                const int64_t at = z + p + 1 - t;
+                if (at >= 0 && at < width) out[at] += s;
+            }
+    }
+    for (; z < width; z++)
+        for (int t = 0; t < 3; t++) {
+            const int64_t at = z + 1 - t;
+            if (at >= 0 && at < width) out[at] += dot(line + z * channels, taps + t * channels, channels);
+        }
 }
 
 }  // namespace
@@ -59,22 +98,27 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
                             int64_t stride, const float* weight, float* scores) {
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
     const int64_t out_width = (width + 2 * pad - kernel) / stride + 1;
+    std::fill_n(scores, batch * out_height * out_width, 0.0f);
     for (int64_t b = 0; b < batch; b++)
-        for (int64_t oy = 0; oy < out_height; oy++)
-            for (int64_t ox = 0; ox < out_width; ox++) {
-                const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
-                const int64_t right = std::min(ox * stride - pad + kernel, width);
-                const int64_t skipped = left - (ox * stride - pad);
-                float total = 0;
-                for (int64_t ky = 0; ky < kernel; ky++) {
-                    const int64_t y = oy * stride - pad + ky;
-                    if (y < 0 || y >= height) continue;
-                    // the taps of a line lie side by side in the map and in the weight: one long product
-                    total += dot(x + ((b * height + y) * width + left) * channels,
-                                 weight + (ky * kernel + skipped) * channels, (right - left) * channels);
-                }
-                *scores++ = total;
+        for (int64_t y = 0; y < height; y++) {
+            const float* line = x + (b * height + y) * width * channels;
+            for (int64_t ky = 0; ky < kernel; ky++) {
+                const int64_t oy = (y + pad - ky) / stride;
+                if ((y + pad - ky) % stride || oy < 0 || oy >= out_height) continue;
+                float* out = scores + (b * out_height + oy) * out_width;
+                const float* taps = weight + ky * kernel * channels;
+                if (kernel == 3 && stride == 1)
+                    line3(line, taps, width, channels, out);
+                else
+                    for (int64_t ox = 0; ox < out_width; ox++) {
+                        const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
+                        const int64_t right = std::min(ox * stride - pad + kernel, width);
+                        // the taps of a line lie side by side in the map and in the weight: one long product
+                        out[ox] += dot(line + left * channels, taps + (left - (ox * stride - pad)) * channels,
+                                       (right - left) * channels);
+                    }
             }
+        }
 }
 
 }  // extern "C"

@@ -1,0 +1,43 @@
+"""Prepacked convolutions equal torch's, count alike, and survive copies."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
+from eff_plugins.profiling.macs import count_macs
+
+
+@pytest.mark.parametrize(('groups', 'stride', 'kernel'), [(1, 1, 3), (32, 2, 3), (1, 1, 1), (1, 2, 1), (4, 1, 3)])
+@pytest.mark.parametrize('act', ACTIVATIONS)
+def test_equals_the_plain_convolution(groups, stride, kernel, act):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 32, kernel, stride, kernel // 2, groups=groups).requires_grad_(False)
+    packed, x = PackedConv2d(conv, act), torch.randn(2, 32, 17, 15).contiguous(memory_format=torch.channels_last)
+    y = conv(x)
+    residual = torch.randn_like(y)
+    torch.testing.assert_close(packed(x), ACTIVATIONS[act](y), rtol=1e-5, atol=1e-5)
+    wanted = ACTIVATIONS[act](y + residual)
+    torch.testing.assert_close(packed.fused(x, act, residual.clone()), wanted, rtol=1e-5, atol=1e-5)
+    dense = count_macs(conv, lambda: conv(x))['']
+    assert count_macs(packed, lambda: packed(x))[''] == dense
+    assert count_macs(packed, lambda: packed.fused(x, act, residual.clone()))[''] == dense
+    low = copy.deepcopy(packed).bfloat16()(x.bfloat16())  # not packed, still right
+    assert (low.float() - packed(x)).abs().max() < 0.1
+
+
+def test_copies_changed_weights_and_gradients():
+    packed = PackedConv2d(nn.Conv2d(4, 4, 3))
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        y = packed(x)
+        twin = pickle.loads(pickle.dumps(copy.deepcopy(packed)))
+        assert torch.equal(twin(x), y) and set(packed.state_dict()) == {'weight', 'bias'}
+        packed.weight.mul_(2)
+        packed.bias.mul_(2)
+        torch.testing.assert_close(packed(x), 2 * y)
+    packed(x).sum().backward()
+    assert packed.weight.grad is not None

@@ -1,0 +1,44 @@
+"""Scores of policies: the native kernels against pooling and convolution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from eff_plugins.ops.scores import conv_scores, patch_scores
+from eff_plugins.profiling.macs import count_macs
+
+
+def maps(batch, channels, height, width):
+    torch.manual_seed(0)
+    return torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('channels', [3, 16, 70, 256])
+@pytest.mark.parametrize('patch', [1, 3, 8, 19])
+def test_patch_scores(channels, patch):
+    x, weight, bias = maps(2, channels, 19, 13), torch.randn(1, channels, 1, 1), torch.randn(1)
+    want = F.conv2d(F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False), weight, bias)
+    torch.testing.assert_close(patch_scores(x, weight, bias, patch), want, rtol=1e-4, atol=1e-4)
+    plain = patch_scores(x.double(), weight.double(), bias.double(), patch)
+    torch.testing.assert_close(plain.float(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('channels', [3, 16, 70, 256])
+@pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (1, 1), (5, 1), (5, 2)])
+@pytest.mark.parametrize('size', [(19, 13), (8, 3), (2, 1)])
+def test_conv_scores(channels, kernel, stride, size):
+    x, weight = maps(2, channels, *size), torch.randn(1, channels, kernel, kernel)
+    want = F.conv2d(x, weight, None, stride, kernel // 2)
+    torch.testing.assert_close(conv_scores(x, weight, stride), want, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_are_differentiable_and_counted():
+    x, weight, bias = maps(1, 16, 9, 9), torch.randn(1, 16, 3, 3, requires_grad=True), torch.zeros(1)
+    conv_scores(x, weight, 1).sum().backward()
+    assert weight.grad is not None
+    module = torch.nn.Identity()
+    for size in (x, x.double()):  # native, plain
+        w = weight.detach().to(size)
+        assert count_macs(module, lambda size=size, w=w: conv_scores(size, w, 2))[''] == 25 * 9 * 16
+        one, b = w[:, :, :1, :1], bias.to(size)
+        assert count_macs(module, lambda size=size, one=one, b=b: patch_scores(size, one, b, 4))[''] == 9 * 16
