@@ -70,6 +70,7 @@ TYPES: dict[str, dict[str, str]] = {
     'hook': {
         'AtomicCheckpointHook': '.engine.checkpoint',
         'BudgetHook': '.engine.budget',
+        'DistillationHook': '.engine.distill',
         'ClassCountHook': '.engine.class_count',
         'ChannelsLastHook': '.engine.channels_last',
         'ResumeStateHook': '.engine.resume',

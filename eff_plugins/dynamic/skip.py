@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import DynamicModule, MacsOf

@@ -16,6 +16,7 @@ from eff_plugins.dynamic.losses import LOSSES, Situation, budget_loss
 from eff_plugins.dynamic.module import decisions, set_execution
 from eff_plugins.dynamic.recorder import Stats, record
 from eff_plugins.dynamic.sampling import Schedule
+from eff_plugins.engine.extra_losses import change_losses
 from eff_plugins.registry import HOOKS
 
 
@@ -63,17 +64,15 @@ class BudgetHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         set_execution(model, 'masked')
         self._decisions = decisions(model)
-        original = model.parse_losses
 
-        def parse_losses(losses: dict) -> tuple[Tensor, dict]:
-            return original({**losses, **self._extra(runner)})
+        def add(losses: dict) -> dict:
+            return {**losses, **self._extra(runner)}
 
-        model.parse_losses = parse_losses
         handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, with_kwargs=True),
         ]
-        self._undo = [lambda: delattr(model, 'parse_losses'), *(handle.remove for handle in handles)]
+        self._undo = [change_losses(model, add), *(handle.remove for handle in handles)]
 
     def after_train(self, runner: Runner) -> None:
         for undo in self._undo:

@@ -27,11 +27,11 @@ def _norm_name(norm_cfg: Mapping, number: int) -> str:
     return f'{_NORM_NAMES.get(norm_cfg["type"], "norm_layer")}{number}'
 
 
-def _conv(cfg: Mapping | None, *args: int, **kwargs: Any) -> nn.Module:
+def _conv(cfg: Mapping | None, in_channels: int, channels: int, kernel: int, **kwargs: Any) -> nn.Module:
     """A convolution without bias; anything but torch's own comes from mmcv's registry."""
     if cfg is None or cfg.get('type') in ('Conv2d', 'Conv'):
-        return nn.Conv2d(*args, bias=False, **kwargs)  # type: ignore[misc]
-    return require('mmcv.cnn', 'det').build_conv_layer(cfg, *args, bias=False, **kwargs)
+        return nn.Conv2d(in_channels, channels, kernel, bias=False, **kwargs)
+    return require('mmcv.cnn', 'det').build_conv_layer(cfg, in_channels, channels, kernel, bias=False, **kwargs)
 
 
 class _Block(ResidualBlock):
