@@ -44,9 +44,10 @@ class Unit(NamedTuple):
 class ResidualBlock(nn.Module):
     """``y = act(shortcut(x) + branch(x))``: (B, C, H, W) -> (B, C', H', W').
 
-    A subclass says what its branch consists of (``units``) and, where they differ from these, its shortcut (``run_shortcut``) and what
-    follows the sum (``act``). The slot ``dynamic`` takes a :class:`~eff_plugins.dynamic.module.DynamicModule`, which then computes the
-    block in its stead. As policies are children of that slot, all other keys stay those of the static block.
+    A subclass says what its branch consists of (``units``) and, where they differ from these, its shortcut
+    (``run_shortcut``) and what follows the sum (``act``). The slot ``dynamic`` takes a
+    :class:`~eff_plugins.dynamic.module.DynamicModule`, which then computes the block in its stead. As policies are children
+    of that slot, all other keys stay those of the static block.
 
     Attributes:
         dynamic: None, or what is called as ``dynamic(block, x)``.

@@ -36,23 +36,24 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
     return out
 
 
-def conv_scores(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A k x k convolution to one channel with padding k // 2: (B, C, H, W) -> (B, 1, H', W').
+def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """A k x k convolution to one channel, plus a linear function of the channels' means: (B, C, H, W) -> (B, 1, H', W').
 
     Args:
         x: (B, C, H, W).
-        weight: (1, C, k, k), k odd.
+        weight: (1, C, k, k), k odd; the padding is k // 2.
+        pooled: (1, C), of the means.
+        bias: (1,).
         stride: Of the convolution.
     """
-    native = _native(x, weight)
     kernel = weight.shape[-1]
-    if native is None:
-        return F.conv2d(x, weight, None, stride, kernel // 2)
+    if _native(x, weight, pooled, bias) is None:
+        return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
     out = torch.empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
     if torch._C._len_torch_dispatch_stack():
-        torch.ops.eff_plugins.conv_scores(x, weight, stride, out)
+        torch.ops.eff_plugins.conv_scores(x, weight, pooled, bias, stride, out)
     else:
-        _conv_scores(x, weight, stride, out)
+        _conv_scores(x, weight, pooled, bias, stride, out)
     return out
 
 
@@ -68,7 +69,7 @@ def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
 
 _library = torch.library.Library('eff_plugins', 'FRAGMENT')
 _library.define('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()')
-_library.define('conv_scores(Tensor x, Tensor weight, int stride, Tensor(a!) out) -> ()')
+_library.define('conv_scores(Tensor x, Tensor weight, Tensor pooled, Tensor bias, int stride, Tensor(a!) out) -> ()')
 
 
 def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
@@ -81,13 +82,23 @@ def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tens
     )
 
 
-def _conv_scores(x: Tensor, weight: Tensor, stride: int, out: Tensor) -> None:
+def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride: int, out: Tensor) -> None:
     batch, channels, height, width = x.shape
     native = kernels()
     assert native is not None
-    taps = weight.permute(0, 2, 3, 1).contiguous()
+    taps, means = weight.permute(0, 2, 3, 1).contiguous(), pooled.contiguous()
     native.conv_scores(
-        x.data_ptr(), batch, height, width, channels, weight.shape[-1], stride, taps.data_ptr(), out.data_ptr()
+        x.data_ptr(),
+        batch,
+        height,
+        width,
+        channels,
+        weight.shape[-1],
+        stride,
+        taps.data_ptr(),
+        means.data_ptr(),
+        float(bias),
+        out.data_ptr(),
     )
 
 
@@ -102,5 +113,7 @@ def _patch_flops(x: torch.Size, weight: torch.Size, bias: torch.Size, patch: int
 
 
 @register_flop_formula(torch.ops.eff_plugins.conv_scores)
-def _conv_flops(x: torch.Size, weight: torch.Size, stride: int, out: torch.Size, **_: object) -> int:
-    return 2 * out.numel() * weight.numel()
+def _conv_flops(
+    x: torch.Size, weight: torch.Size, pooled: torch.Size, bias: torch.Size, stride: int, out: torch.Size, **_: object
+) -> int:
+    return 2 * (out.numel() * weight.numel() + out[0] * pooled.numel())

@@ -28,17 +28,20 @@ def test_patch_scores(channels, patch):
 @pytest.mark.parametrize('size', [(19, 13), (8, 3), (2, 1)])
 def test_conv_scores(channels, kernel, stride, size):
     x, weight = maps(2, channels, *size), torch.randn(1, channels, kernel, kernel)
-    want = F.conv2d(x, weight, None, stride, kernel // 2)
-    torch.testing.assert_close(conv_scores(x, weight, stride), want, rtol=1e-4, atol=1e-4)
+    pooled, bias = torch.randn(1, channels), torch.randn(1)
+    want = F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
+    torch.testing.assert_close(conv_scores(x, weight, pooled, bias, stride), want, rtol=1e-4, atol=1e-4)
+    plain = conv_scores(x.double(), weight.double(), pooled.double(), bias.double(), stride)
+    torch.testing.assert_close(plain.float(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_are_differentiable_and_counted():
     x, weight, bias = maps(1, 16, 9, 9), torch.randn(1, 16, 3, 3, requires_grad=True), torch.zeros(1)
-    conv_scores(x, weight, 1).sum().backward()
+    conv_scores(x, weight, torch.zeros(1, 16), bias, 1).sum().backward()
     assert weight.grad is not None
     module = torch.nn.Identity()
     for size in (x, x.double()):  # native, plain
-        w = weight.detach().to(size)
-        assert count_macs(module, lambda size=size, w=w: conv_scores(size, w, 2))[''] == 25 * 9 * 16
-        one, b = w[:, :, :1, :1], bias.to(size)
+        w, b = weight.detach().to(size), bias.to(size)
+        assert count_macs(module, lambda size=size, w=w, b=b: conv_scores(size, w, w[:, :, 0, 0], b, 2))[''] == 25 * 9 * 16 + 16
+        one = w[:, :, :1, :1]
         assert count_macs(module, lambda size=size, one=one, b=b: patch_scores(size, one, b, 4))[''] == 9 * 16

@@ -11,7 +11,7 @@ from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of
-from eff_plugins.ops.scores import conv_scores, patch_scores
+from eff_plugins.ops.scores import conv_scores
 
 
 class PixelMasker(nn.Module):
@@ -37,9 +37,7 @@ class PixelMasker(nn.Module):
         nn.init.constant_(self.fc.bias, keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_scores(x, self.conv.weight, self.stride) + patch_scores(
-            x, self.fc.weight[:, :, None, None], self.fc.bias, max(x.shape[2:])
-        )
+        return conv_scores(x, self.conv.weight, self.fc.weight, self.fc.bias, self.stride)
 
 
 @hosted

@@ -1,4 +1,4 @@
-"""Static networks that spatial methods are put into: any backbone of residual blocks, a ResNet unless another one is named."""
+"""Static networks that spatial methods are put into: any backbone of residual blocks, a ResNet unless one is named."""
 
 from __future__ import annotations
 

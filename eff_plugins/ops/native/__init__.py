@@ -94,7 +94,7 @@ class Kernels:
         self.patch_scores.argtypes = [pointer, *[number] * 5, pointer, ctypes.c_float, pointer]
         self.patch_scores.restype = None
         self.conv_scores = library[f'conv_scores_{name}']
-        self.conv_scores.argtypes = [pointer, *[number] * 6, pointer, pointer]
+        self.conv_scores.argtypes = [pointer, *[number] * 6, pointer, pointer, ctypes.c_float, pointer]
         self.conv_scores.restype = None
 
 

@@ -35,38 +35,48 @@ inline float dot(const float* x, const float* w, int64_t n) {
     return result;
 }
 
-// out[z] += the three taps of a line of a 3x3 kernel around z. Four positions at a time share the loads of the taps, and
-// each position is loaded once for all three.
-void line3(const float* line, const float* taps, int64_t width, int64_t channels, float* out) {
-    constexpr int P = 4;
+// out[z] += the three taps of a line of a 3x3 kernel around z; with T = 4 the fourth is summed over the line and returned.
+// A few positions at a time share the loads of the taps, and each position is loaded once for all of them.
+template <int T>
+float line3(const float* line, const float* const* taps, int64_t width, int64_t channels, float* out) {
+    constexpr int P = LANES >= 16 ? 4 : 3;
+    float pooled = 0;
     int64_t z = 0;
     for (; z + P <= width; z += P) {
-        V sum[P][3] = {};
+        V sum[P][T] = {};
         int64_t c = 0;
         for (; c + LANES <= channels; c += LANES) {
-            V w[3];
-#pragma GCC unroll 3
-            for (int t = 0; t < 3; t++) w[t] = load(taps + t * channels + c);
+            V w[T];
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) w[t] = load(taps[t] + c);
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) {
                 const V v = load(line + (z + p) * channels + c);
-#pragma GCC unroll 3
-                for (int t = 0; t < 3; t++) sum[p][t] += v * w[t];
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) sum[p][t] += v * w[t];
             }
         }
         for (int p = 0; p < P; p++)
-            for (int t = 0; t < 3; t++) {
+            for (int t = 0; t < T; t++) {
                 float s = total(sum[p][t]);
-                for (int64_t i = c; i < channels; i++) s += line[(z + p) * channels + i] * taps[t * channels + i];
+                for (int64_t i = c; i < channels; i++) s += line[(z + p) * channels + i] * taps[t][i];
                 const int64_t at = z + p + 1 - t;
-                if (at >= 0 && at < width) out[at] += s;
+                if (t == 3)
+                    pooled += s;
+                else if (at >= 0 && at < width)
+                    out[at] += s;
             }
     }
     for (; z < width; z++)
-        for (int t = 0; t < 3; t++) {
+        for (int t = 0; t < T; t++) {
+            const float s = dot(line + z * channels, taps[t], channels);
             const int64_t at = z + 1 - t;
-            if (at >= 0 && at < width) out[at] += dot(line + z * channels, taps + t * channels, channels);
+            if (t == 3)
+                pooled += s;
+            else if (at >= 0 && at < width)
+                out[at] += s;
         }
+    return pooled;
 }
 
 }  // namespace
@@ -93,13 +103,16 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
         }
 }
 
-// A k x k convolution to one channel, padding k / 2: x (B, H, W, C), weight (k, k, C) -> scores (B, H', W').
+// A k x k convolution to one channel, padding k / 2, plus bias, plus `pooled` (C, or null) times the channels' means:
+// x (B, H, W, C), weight (k, k, C) -> scores (B, H', W').
 void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t kernel,
-                            int64_t stride, const float* weight, float* scores) {
+                            int64_t stride, const float* weight, const float* pooled, float bias, float* scores) {
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
-    const int64_t out_width = (width + 2 * pad - kernel) / stride + 1;
-    std::fill_n(scores, batch * out_height * out_width, 0.0f);
-    for (int64_t b = 0; b < batch; b++)
+    const int64_t out_width = (width + 2 * pad - kernel) / stride + 1, positions = out_height * out_width;
+    const bool by_line = kernel == 3 && stride == 1;
+    std::fill_n(scores, batch * positions, 0.0f);
+    for (int64_t b = 0; b < batch; b++) {
+        double sum = 0;
         for (int64_t y = 0; y < height; y++) {
             const float* line = x + (b * height + y) * width * channels;
             for (int64_t ky = 0; ky < kernel; ky++) {
@@ -107,8 +120,11 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
                 if ((y + pad - ky) % stride || oy < 0 || oy >= out_height) continue;
                 float* out = scores + (b * out_height + oy) * out_width;
                 const float* taps = weight + ky * kernel * channels;
-                if (kernel == 3 && stride == 1)
-                    line3(line, taps, width, channels, out);
+                const float* four[] = {taps, taps + channels, taps + 2 * channels, pooled};
+                if (by_line && ky == 1 && pooled)
+                    sum += line3<4>(line, four, width, channels, out);
+                else if (by_line)
+                    line3<3>(line, four, width, channels, out);
                 else
                     for (int64_t ox = 0; ox < out_width; ox++) {
                         const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
@@ -118,7 +134,12 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
                                        (right - left) * channels);
                     }
             }
+            if (pooled && !by_line)
+                for (int64_t z = 0; z < width; z++) sum += dot(line + z * channels, pooled, channels);
         }
+        const float added = bias + float(sum / double(height * width));
+        for (int64_t i = 0; i < positions; i++) scores[b * positions + i] += added;
+    }
 }
 
 }  // extern "C"
