@@ -76,6 +76,10 @@ class ResidualBlock(nn.Module):
         """
         raise NotImplementedError
 
+    def shortcut_units(self) -> list[Unit]:
+        """The layers of the shortcut, in order, where they are a chain of convolutions; else none."""
+        return []
+
     def run_shortcut(self, x: Tensor) -> Tensor:
         """What is added to the branch."""
         return x

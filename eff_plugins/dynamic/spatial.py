@@ -13,7 +13,7 @@ from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
 from eff_plugins.ops.dense import PackedConv2d
-from eff_plugins.ops.plan import Chain, plan_rows, spread, spread_needed
+from eff_plugins.ops.plan import Chain, other_rows, plan_rows, spread, spread_needed
 from eff_plugins.ops.rows import RowConv, run_rows
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
@@ -147,6 +147,7 @@ class RowExecutor(nn.Module):
 
     def _forget(self) -> None:
         self._chain: Chain | None = None
+        self._shortcut: tuple[RowConv, RowConv] | None = None  # without and with the activation of the sum
         self._weights: list[Tensor] = []
         self._versions: list[int] = []
 
@@ -159,7 +160,7 @@ class RowExecutor(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_chain': None, '_weights': [], '_versions': []}
+        return {**self.__dict__, '_chain': None, '_shortcut': None, '_weights': [], '_versions': []}
 
     @torch.no_grad()
     def run(self, block: ResidualBlock, x: Tensor, on: Tensor, patch: int | None) -> Tensor:
@@ -173,18 +174,32 @@ class RowExecutor(nn.Module):
         """
         x = x.contiguous(memory_format=torch.channels_last)
         chain = self.prepared(block)
-        shortcut = block.run_shortcut(x)
         size = (x.shape[2], x.shape[3])
-        cell = chain.sizes(size)[-1] if patch is None else (patch, patch)
-        plan = plan_rows(on, cell, chain, size)
+        out_size = chain.sizes(size)[-1]
+        plan = plan_rows(on, out_size if patch is None else (patch, patch), chain, size)
         if not plan[-1].numel():
-            return block.rest(x, shortcut)
+            return block.rest(x, block.run_shortcut(x))
+        if self._shortcut is not None:
+            out = self._activated_shortcut(x, plan[-1], out_size)
+            run_branch(x, chain, plan, out)
+            return out
+        shortcut = block.run_shortcut(x)
         settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
         out = shortcut
         if out is x and not block.owns_input:
             out = x.clone(memory_format=torch.channels_last)
         run_branch(x, chain, plan, out)
         return out if settled else block.act(out)  # type: ignore[misc]
+
+    def _activated_shortcut(self, x: Tensor, rows: Tensor, size: tuple[int, int]) -> Tensor:
+        """The shortcut's convolution: as it is at ``rows``, where the branch will be added, and activated elsewhere."""
+        assert self._shortcut is not None
+        plain, activated = self._shortcut
+        out = torch.empty(
+            (x.shape[0], plain.filters, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        run_rows(x, plain, rows, out)
+        return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
 
     def prepared(self, block: ResidualBlock) -> Chain:
         """The branch as row convolutions."""
@@ -193,11 +208,20 @@ class RowExecutor(nn.Module):
             acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
             if acts[-1] not in _IDEMPOTENT:
                 acts[-1] = None  # applied to the whole map afterwards
+            self._shortcut = _shortcut_rows(block)
             self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
             weights = [unit.conv.weight for unit in units]
             self._weights = [w for w in weights if isinstance(w, Tensor) and not w.is_inference()]
             self._versions = [weight._version for weight in self._weights]
         return self._chain
+
+
+def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:
+    """A shortcut of one convolution whose sum is activated, so that no pass over the whole map is needed for that."""
+    units, act = block.shortcut_units(), act_name(block.act)
+    if len(units) != 1 or act is None or act not in _IDEMPOTENT or not _is_rows(units[0]):
+        return None
+    return row_conv(units[0], None), row_conv(units[0], act)
 
 
 @torch.no_grad()
@@ -251,20 +275,31 @@ def check_rows(block: ResidualBlock) -> None:
     """
     act_name(block.act)
     for unit in block.units():
-        conv, norm = unit.conv, unit.norm
-        if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
-            raise TypeError(
-                f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
-            )
-        if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
-            raise TypeError(
-                f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
-                'positions; one group, or one filter a channel, with zeros around can'
-            )
-        if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
-            raise TypeError(
-                f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
-            )
+        check_unit(unit)
+
+
+def check_unit(unit: Unit) -> None:
+    """Whether one layer can be computed at single positions; see :func:`check_rows`."""
+    conv, norm = unit.conv, unit.norm
+    if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
+        raise TypeError(
+            f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
+        )
+    if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
+        raise TypeError(
+            f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
+            'positions; one group, or one filter a channel, with zeros around can'
+        )
+    if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
+        raise TypeError(f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm')
+
+
+def _is_rows(unit: Unit) -> bool:
+    try:
+        check_unit(unit)
+    except TypeError:
+        return False
+    return True
 
 
 def computes_rows(block: ResidualBlock) -> bool:

@@ -96,6 +96,17 @@ def _native_plan(
     return plan[::-1]
 
 
+def other_rows(rows: Tensor, total: int) -> Tensor:
+    """The positions below ``total`` that ``rows`` (R,) int32 does not list, in order: (total - R,) int32."""
+    native = kernels() if rows.device.type == 'cpu' else None
+    if native is None:
+        listed = torch.zeros(total, dtype=torch.bool, device=rows.device)
+        listed[rows.long()] = True
+        return (~listed).nonzero().flatten().int()
+    others = torch.empty(total, dtype=torch.int32)
+    return others[: native.other_rows(rows.data_ptr(), rows.numel(), total, others.data_ptr())]
+
+
 def spread(cells: Tensor, patch: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Each cell over its patch: (B, 1, cells_y, cells_x) -> (B, 1, H, W); differentiable.
 

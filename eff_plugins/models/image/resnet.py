@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eff_plugins.compat import require
-from eff_plugins.dynamic.residual import ResidualBlock, Unit
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units
 from eff_plugins.models.layers.conv import build_norm, freeze, init_conv_norm, is_norm
 from eff_plugins.registry import MODELS
 
@@ -81,6 +81,10 @@ class _Block(ResidualBlock):
             Unit(self._modules[f'conv{i}'], self.norm(i), self.relu if i < self._count else None)  # type: ignore[arg-type]
             for i in numbers
         ]
+
+    def shortcut_units(self) -> list[Unit]:
+        steps = list(self.downsample.children()) if hasattr(self, 'downsample') else []
+        return parse_units(steps) if steps and isinstance(steps[0], nn.Conv2d) else []  # no pooling before it
 
     def run_shortcut(self, x: Tensor) -> Tensor:
         return self.downsample(x) if hasattr(self, 'downsample') else x

@@ -105,6 +105,9 @@ class Bottleneck(ResidualBlock):
     def units(self) -> list[Unit]:
         return parse_units([self.branch])
 
+    def shortcut_units(self) -> list[Unit]:
+        return parse_units([self.shortcut]) if hasattr(self, 'shortcut') else []
+
     def run_shortcut(self, x: Tensor) -> Tensor:
         return x if self.has_residual else self.shortcut(x)
 

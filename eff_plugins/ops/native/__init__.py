@@ -90,6 +90,9 @@ class Kernels:
         self.plan_rows = library.plan_rows
         self.plan_rows.argtypes = [pointer, *[number] * 5, pointer, number, pointer, pointer]
         self.plan_rows.restype = None
+        self.other_rows = library.other_rows
+        self.other_rows.argtypes = [pointer, number, number, pointer]
+        self.other_rows.restype = number
         self.patch_scores = library[f'patch_scores_{name}']
         self.patch_scores.argtypes = [pointer, *[number] * 5, pointer, ctypes.c_float, pointer]
         self.patch_scores.restype = None

@@ -71,6 +71,14 @@ int64_t list_marked(const Map& map, int32_t* rows) {
 
 extern "C" {
 
+// The positions below `total` that are not listed, in order. Returns how many.
+int64_t other_rows(const int32_t* rows, int64_t count, int64_t total, int32_t* others) {
+    thread_local Map unlisted;
+    unlisted.assign(total, 1);
+    for (int64_t i = 0; i < count; i++) unlisted[rows[i]] = 0;
+    return list_marked(unlisted, others);
+}
+
 // The rows of each of `layers` convolutions of a chain, the last one's output being needed in the chosen patches.
 // `shapes` holds one Shape of rows.cpp (15 numbers) a layer. `rows` has batch * H' * W' places for each layer's output,
 // one layer after the other; a layer whose list is that of the next one (a 1x1 convolution reads what it writes) leaves
