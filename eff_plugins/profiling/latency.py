@@ -51,6 +51,7 @@ def time_interleaved(
     warmup: int = 5,
     device: str | torch.device = 'cpu',
     min_ms: float = 1.0,
+    before: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict[str, Latency]:
     """Time each function once a round, in turn, without gradients.
 
@@ -61,6 +62,8 @@ def time_interleaved(
         device: On a CUDA device events are used and the queue is drained before and after each measurement.
         min_ms: A shorter function is called several times a measurement until about this many milliseconds have
             passed, because the clock and the call itself would count otherwise; the result is a call's share.
+        before: Name -> what makes ready for the function of that name, such as another setting of a shared model; it is
+            called before each measurement and does not count.
 
     Returns:
         Name -> latency, ``repeats`` measurements each; those of one round are neighbours in time.
@@ -76,13 +79,19 @@ def time_interleaved(
         raise ValueError(f'warmup={warmup} must not be negative')
     measure = _measure_cuda if torch.device(device).type == 'cuda' else _measure_cpu
     samples: dict[str, list[float]] = {name: [] for name in functions}
+    ready = dict.fromkeys(functions, _nothing) | dict(before or {})
+    calls: dict[str, int] = {}
     with torch.no_grad(), _no_garbage_collection():
         for _ in range(warmup):
-            for function in functions.values():
+            for name, function in functions.items():
+                ready[name]()
                 function()
-        calls = {name: _calls_for(function, measure, min_ms) for name, function in functions.items()}
+        for name, function in functions.items():
+            ready[name]()
+            calls[name] = _calls_for(function, measure, min_ms)
         for _ in range(repeats):
             for name, function in functions.items():
+                ready[name]()
                 samples[name].append(measure(function, calls[name]))
     return {name: Latency(tuple(values)) for name, values in samples.items()}
 
@@ -135,6 +144,10 @@ def busy_note(count: int) -> str:
     if load + count <= cores:
         return ''
     return f'the machine is busy: load average {load:.1f} on {cores} cores, {count} wanted; paired ratios stand, times do not'
+
+
+def _nothing() -> None:
+    """What most functions need before a measurement."""
 
 
 def _calls_for(function: Callable[[], Any], measure: Callable[[Callable[[], Any], int], float], min_ms: float) -> int:
