@@ -59,15 +59,15 @@ class MaskedConv(DynamicModule):
 
 @MODELS.register_module(force=True)
 class ToySpatialNet(BaseModule):
-    """Maps of ``out_strides`` out of 4, 8, 16, 32, 8 channels each."""
+    """Maps of levels 1 to 4, strides 4 to 32, 8 channels each."""
 
-    def __init__(self, out_strides=(32,), channels=8, init_cfg=None):
+    def __init__(self, out_indices=(4,), channels=8, init_cfg=None):
         super().__init__(init_cfg)
         self.stem = nn.Conv2d(3, channels, 4, 4)
         self.levels = nn.ModuleList(MaskedConv(channels) for _ in range(4))
-        self.wanted = [(4, 8, 16, 32).index(stride) for stride in out_strides]
-        self.out_strides = tuple(out_strides)
-        self.out_channels = (channels,) * len(out_strides)
+        self.wanted = [index - 1 for index in out_indices]
+        self.out_strides = tuple(2 ** (index + 1) for index in out_indices)
+        self.out_channels = (channels,) * len(out_indices)
         self.size_divisor = 32
 
     def init_weights(self):

@@ -77,7 +77,9 @@ def oracle_of(spec: str) -> str:
 
 def main() -> None:
     args = parse()
-    how = Preparation(args.fuse, args.channels_last, args.compile, args.dtype, args.device)
+    how = Preparation(
+        fuse=args.fuse, channels_last=args.channels_last, compile=args.compile, dtype=args.dtype, device=args.device
+    )
     settings = Settings(tuple(args.batch_size), args.threads, args.size, args.repeats, args.warmup, args.data, how)
     plan = Plan(tuple(args.execution), tuple(args.policy), tuple(args.budgets), args.calibration)
     results = []

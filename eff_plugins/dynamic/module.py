@@ -50,6 +50,11 @@ def dynamic_modules(model: nn.Module) -> Iterator[tuple[str, DynamicModule]]:
             yield name, module
 
 
+def is_dynamic(model: nn.Module) -> bool:
+    """Whether ``model`` contains a dynamic module."""
+    return next(dynamic_modules(model), None) is not None
+
+
 def decisions(model: nn.Module) -> list[Decide]:
     """Every policy's decision step inside ``model``.
 

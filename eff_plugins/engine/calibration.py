@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
@@ -76,7 +77,7 @@ def meet_budget(
         found = Calibration.load(file)
     else:
         kind = decisions(model)[0].kind
-        print(f'calibrating the {kind} policy on at most {samples} samples of the training split ...', flush=True)
+        print_log(f'Calibrating the {kind} policy on at most {samples} samples of the training split', 'current')
         batches = training_batches(cfg, samples)
         budgets = (budget,) if file is None else ()
         found = calibrate(model, batches, lambda network, batch: network.test_step(batch), budgets)  # type: ignore[operator]

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from eff_plugins.deploy.prepare import Preparation
+from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import table, write_json
 from eff_plugins.profiling.candidates import Candidate, Cost, Dynamic, Static
 from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.plots import plot
 from eff_plugins.profiling.subjects import DATA, Subject, is_config
-from eff_plugins.profiling.variants import Plan, Variant, is_dynamic
+from eff_plugins.profiling.variants import Plan, Variant
 
 # A row of every benchmark of the suite. What has no meaning is None: a static network has no policy, budget or density.
 SCHEMA = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import nn
 
 from eff_plugins.deploy.prepare import Preparation
 from eff_plugins.dynamic.budget import Calibration, set_budget
-from eff_plugins.dynamic.module import set_execution
+from eff_plugins.dynamic.module import is_dynamic, set_execution
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.profiling.macs import count_macs, count_parameters
 from eff_plugins.profiling.subjects import Subject
-from eff_plugins.profiling.variants import Plan, Switch, Variant, blind_knobs, draw, is_dynamic, learned_knobs
+from eff_plugins.profiling.variants import Plan, Switch, Variant, blind_knobs, draw, learned_knobs
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Candidate:
         for i, batch in enumerate(self.batches):
             self.ready[i]()
             with record(self.counted) as stats:
-                count = count_macs(self.counted, lambda batch=batch: self.subject.call(self.counted, batch, self.how))
+                count = count_macs(self.counted, partial(self.subject.call, self.counted, batch, self.how))
             counts.append(count.get('', 0) / batch_size)
             ready = self.ready[i]
             if isinstance(ready, Switch) and stats.entries:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.budget import Calibration, calibrate, set_knob
-from eff_plugins.dynamic.module import EXECUTIONS, decisions, dynamic_modules, set_execution, set_policy
+from eff_plugins.dynamic.module import EXECUTIONS, decisions, set_execution, set_policy
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import record
 
@@ -101,32 +101,37 @@ class Switch:
     """Puts a shared dynamic network into one variant's state.
 
     A blind policy's decisions are drawn once for a batch and replayed: while it is timed, the network computes its scores
-    and its threshold as for a learned decision, so that a policy's cost is all there and that of drawing is not.
+    and its threshold as for a learned decision, so that a policy's cost is all there and that of drawing is not. A policy
+    that decides otherwise than by its ``forward`` draws again each time, the same by the same seed.
 
     Attributes:
         model: The prepared network.
         variant: What to switch to.
         knob: That meets the budget; None leaves the policies as they are.
         drawn: Each decision step's outcomes in the order of its calls, for a blind policy.
+        seed: Where there are none, what a blind policy's random numbers begin with.
     """
 
     model: nn.Module
     variant: Variant
     knob: float | None = None
     drawn: list[list[Tensor]] = field(default_factory=list)
+    seed: int | None = None
 
     def __call__(self) -> None:
         set_execution(self.model, self.variant.execution)
         if self.variant.execution == 'dense':
             return
-        set_policy(self.model, 'all' if self.variant.policy == 'all' else 'learned')
         for step in decisions(self.model):
             step.__dict__.pop('forward', None)
-        if self.variant.is_blind:
+        if self.seed is not None:
+            _set(self.model, 'random', self.knob)
+            torch.manual_seed(self.seed)
+            return
+        _set(self.model, 'all' if self.variant.policy == 'all' else 'learned', None if self.drawn else self.knob)
+        if self.drawn:
             for step, outcomes in zip(decisions(self.model), self.drawn, strict=True):
                 step.forward = _Replay(step.forward, outcomes)  # type: ignore[method-assign]
-        elif self.knob is not None:
-            set_knob(self.model, self.knob)
 
     def check(self) -> None:
         """After one run: whether the network asked for all of the drawn decisions.
@@ -134,13 +139,19 @@ class Switch:
         Raises:
             RuntimeError: It did not, so that it is not the drawn decisions that were executed.
         """
-        for step in decisions(self.model) if self.variant.is_blind else ():
+        for step in decisions(self.model) if self.drawn else ():
             replay: Any = step.forward
             if replay.asked != len(replay.outcomes):
                 raise RuntimeError(
                     f'a policy decided {replay.asked} times, {len(replay.outcomes)} decisions were drawn for it: it does not '
                     'ask its Decide step for every decision, so blind ones cannot be timed'
                 )
+
+
+def _set(model: nn.Module, kind: str, knob: Any) -> None:
+    set_policy(model, kind)
+    if knob is not None:
+        set_knob(model, knob)
 
 
 class _Replay:
@@ -183,23 +194,22 @@ def draw(model: nn.Module, variant: Variant, density: float, run: Callable[[], A
         dense_macs: Of the dense network for one sample of the batch.
     """
     assert variant.budget is not None
-    Switch(model, Variant(variant.execution, 'learned'))()
-    set_policy(model, 'random')
-    set_knob(model, density)
-    steps = decisions(model)
-    best: tuple[float, list[list[Tensor]]] | None = None
+    best, least = None, float('inf')
     with torch.random.fork_rng():
         for seed in range(_DRAWS):
-            torch.manual_seed(seed)
-            with _noted(steps) as outcomes, record(model) as stats:
+            found = Switch(model, variant, density, seed=seed)
+            found()
+            with _noted(decisions(model)) as outcomes, record(model) as stats:
                 run()
+            if any(outcomes):
+                found = Switch(model, variant, density, outcomes)
             off = abs(float(stats.share(dense_macs)) - variant.budget)
-            if best is None or off < best[0]:
-                best = off, outcomes
+            if off < least:
+                best, least = found, off
             if off <= _NEAR:
                 break
     assert best is not None
-    return Switch(model, variant, density, best[1])
+    return best
 
 
 def blind_knobs(model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], Any], budgets: Sequence[float]) -> dict:
@@ -226,8 +236,3 @@ def learned_knobs(
     set_policy(model, 'learned')
     found = stored or calibrate(model, batches, run, budgets)
     return {budget: found.knob(budget) for budget in budgets}
-
-
-def is_dynamic(model: nn.Module) -> bool:
-    """Whether ``model`` contains dynamic modules."""
-    return next(dynamic_modules(model), None) is not None

@@ -1,6 +1,6 @@
 _base_ = '../../configs/retinanet/retinanet_effnet-lite0_bccd.py'
 model = dict(
-    backbone=dict(_delete_=True, type='ToySpatialNet', out_strides=(8, 16, 32)),
+    backbone=dict(_delete_=True, type='ToySpatialNet', out_indices=(2, 3, 4)),
     neck=dict(out_channels=16),
     bbox_head=dict(feat_channels=16, stacked_convs=1),
 )
