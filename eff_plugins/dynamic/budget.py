@@ -140,41 +140,48 @@ def calibrate(
     was_training = model.training
     before = [(step, getattr(step, _KNOBS[kind])) for step in steps]
     model.eval()
-    curve: dict[float, float] = {}
+    curve: dict[float, float] = {}  # place in the list of knobs -> share
 
-    def measure(knob: float) -> float:
-        if knob not in curve:
-            set_knob(model, knob)
-            curve[knob] = _mean_share(model, data, run, totals)
-        return curve[knob]
+    def measure(place: float) -> float:
+        if place not in curve:
+            set_knob(model, _between(knobs, place))
+            curve[place] = _mean_share(model, data, run, totals)
+        return curve[place]
 
     try:
         with executing(model, 'masked'):
             totals, scores = _survey(model, data, run)
             knobs = _tried(kind, scores)
-            for knob in (knobs[0], knobs[-1]) if budgets else knobs:
-                measure(knob)
+            for place in (0, len(knobs) - 1) if budgets else range(len(knobs)):
+                measure(place)
             for budget in budgets:
-                _close_in(measure, knobs, budget)
+                _close_in(measure, len(knobs) - 1, budget)
     finally:
         for step, value in before:
             setattr(step, _KNOBS[kind], value)
         model.train(was_training)
-    knobs = sorted(curve, reverse=kind == 'random')
-    falling = np.minimum.accumulate([curve[knob] for knob in knobs])
+    places = sorted(curve)
+    falling = np.minimum.accumulate([curve[place] for place in places])
     mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))
-    calibration = Calibration(kind, tuple(knobs), tuple(map(float, falling)), mean, fingerprint(model))
+    tried = tuple(_between(knobs, place) for place in places)
+    calibration = Calibration(kind, tried, tuple(map(float, falling)), mean, fingerprint(model))
     _keep(model, {kind: calibration})
     return calibration
 
 
-def _close_in(measure: Callable[[float], float], knobs: list[float], budget: float) -> None:
-    """Measure settings ever nearer to what spends ``budget``: halving the list, then between two neighbours."""
-    low, high = 0, len(knobs) - 1
+def _between(knobs: list[float], place: float) -> float:
+    """The knob at a place of the list, which may lie between two."""
+    low = min(int(place), len(knobs) - 2)
+    return knobs[low] + (place - low) * (knobs[low + 1] - knobs[low])
+
+
+def _close_in(measure: Callable[[float], float], last: int, budget: float) -> None:
+    """Measure at places ever nearer to what spends ``budget``: halving the list, then between two neighbours."""
+    low, high = 0, last
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if measure(knobs[middle]) >= budget else (low, middle)
-    on, off = knobs[low], knobs[high]
+        low, high = (middle, high) if measure(middle) >= budget else (low, middle)
+    on, off = float(low), float(high)
     for _ in range(3):
         above, below = measure(on), measure(off)
         if not above > budget > below or min(above - budget, budget - below) <= _TOLERANCE:
