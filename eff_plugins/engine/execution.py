@@ -14,7 +14,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set_policy
-from eff_plugins.dynamic.policies import KINDS, Decide
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
 
@@ -41,8 +40,6 @@ class Operation:
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
-        if self.policy is not None and self.policy not in KINDS:
-            raise ValueError(f'policy {self.policy!r} must be one of {", ".join(KINDS)}')
         if self.samples < 1:
             raise ValueError(f'calibration-samples {self.samples}: must be at least 1')
         if self.budget is None:
@@ -67,7 +64,7 @@ class Operation:
         """Before anything is computed: whether ``model`` can be run like this; sets its execution and policies.
 
         Raises:
-            ValueError: A static model that is asked to decide, or an unknown execution.
+            ValueError: A static model that is asked to decide, or an unknown execution or policy.
         """
         if is_dynamic(model):
             set_execution(model, self.execution or 'sparse')
@@ -87,8 +84,15 @@ class Operation:
     def labels(self, model: nn.Module) -> dict[str, Any]:
         """``execution``, ``budget`` and ``policy`` as benchmarks and metrics files write them."""
         execution = self.execution or ('sparse' if is_dynamic(model) else 'dense')
-        has_policy = execution != 'dense' and any(isinstance(module, Decide) for module in model.modules())
-        return dict(execution=execution, budget=self.budget, policy=decisions(model)[0].kind if has_policy else None)
+        return dict(execution=execution, budget=self.budget, policy=None if execution == 'dense' else _kind(model))
+
+
+def _kind(model: nn.Module) -> str | None:
+    """Kind of the policies; None where the network decides without one that could be replaced."""
+    try:
+        return decisions(model)[0].kind
+    except ValueError:
+        return None
 
 
 def add_dynamic_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from eff_plugins.dynamic.budget import Calibration, calibrate, set_knob
 from eff_plugins.dynamic.module import EXECUTIONS, decisions, set_execution, set_policy
-from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import record
 
 POLICIES = ('learned', 'random', 'all')
@@ -122,15 +121,17 @@ class Switch:
         set_execution(self.model, self.variant.execution)
         if self.variant.execution == 'dense':
             return
-        for step in decisions(self.model):
+        steps = _steps(self.model)
+        for step in steps:
             step.__dict__.pop('forward', None)
         if self.seed is not None:
             _set(self.model, 'random', self.knob)
             torch.manual_seed(self.seed)
             return
-        _set(self.model, 'all' if self.variant.policy == 'all' else 'learned', None if self.drawn else self.knob)
+        if steps or self.variant.policy == 'all':
+            _set(self.model, 'all' if self.variant.policy == 'all' else 'learned', None if self.drawn else self.knob)
         if self.drawn:
-            for step, outcomes in zip(decisions(self.model), self.drawn, strict=True):
+            for step, outcomes in zip(steps, self.drawn, strict=True):
                 step.forward = _Replay(step.forward, outcomes)  # type: ignore[method-assign]
 
     def check(self) -> None:
@@ -146,6 +147,14 @@ class Switch:
                     f'a policy decided {replay.asked} times, {len(replay.outcomes)} decisions were drawn for it: it does not '
                     'ask its Decide step for every decision, so blind ones cannot be timed'
                 )
+
+
+def _steps(model: nn.Module) -> list[nn.Module]:
+    """The model's decision steps; none where it decides by what cannot be replaced."""
+    try:
+        return list(decisions(model))
+    except ValueError:
+        return []
 
 
 def _set(model: nn.Module, kind: str, knob: Any) -> None:
@@ -168,7 +177,7 @@ class _Replay:
 
 
 @contextmanager
-def _noted(steps: list[Decide]) -> Iterator[list[list[Tensor]]]:
+def _noted(steps: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
     """Each step's outcomes within the block."""
     outcomes: list[list[Tensor]] = [[] for _ in steps]
     handles = [

@@ -93,6 +93,22 @@ def test_a_blind_policy_is_timed_with_the_work_of_a_learned_one_and_fixed_decisi
         candidate.macs(2)
 
 
+def test_a_network_without_a_policy_is_timed_as_it_is():
+    class Positive(torch.nn.Module):
+        """Decides by its scores alone, with nothing that could be turned."""
+
+        def forward(self, scores):
+            return (scores > 0).to(scores.dtype)
+
+    net = Subject('toy', toy(), checkpoint='x.pth')
+    for level in net.model.levels:
+        level.decide = Positive()
+    dense, sparse = compare(net, None, settings(), Plan())
+    assert sparse.row['execution'] == 'sparse' and sparse.row['macs_mean'] < dense.row['macs_mean']
+    with pytest.raises(ValueError, match='contains no policy that decides'):
+        compare(net, None, settings(), Plan(policies=('all',)))
+
+
 def test_decisions_that_are_not_asked_for_are_noticed():
     model = toy()
     x = torch.randn(1, 3, 64, 64)
