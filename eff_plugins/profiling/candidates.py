@@ -17,7 +17,7 @@ from eff_plugins.dynamic.module import is_dynamic, set_execution
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.profiling.macs import count_macs, count_parameters
 from eff_plugins.profiling.subjects import Subject
-from eff_plugins.profiling.variants import Plan, Switch, Variant, blind_knobs, draw, learned_knobs
+from eff_plugins.profiling.variants import Plan, Switch, Variant, blind_calibration, draw, learned_knobs
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class Dynamic:
     how: Preparation
     plan: Plan
     size: int | None = None
-    _knobs: dict[Variant, float] = field(default_factory=dict)
+    _knobs: dict[float, Any] = field(default_factory=dict)  # budget -> threshold of the learned policy
+    _blind: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.how.compile:
@@ -146,37 +147,32 @@ class Dynamic:
 
     def _meet_budgets(self) -> None:
         """Find the thresholds of learned policies before anything is timed."""
-        if not self._missing('learned'):
-            return
         budgets = self.plan.budgets
+        if not self._lacks_thresholds():
+            return
         if self.plan.calibration is not None:
             # of the network as it was trained: folding changes the weights, not the decisions
             stored = Calibration.load(self.plan.calibration)
-            self._keep('learned', {budget: set_budget(self.subject.model, budget, stored) for budget in budgets})
+            self._knobs = {budget: set_budget(self.subject.model, budget, stored) for budget in budgets}
             return
         try:
             batches = self.subject.training_batches(self.size, self.how)
         except FileNotFoundError as error:
             self.subject.notes += (f'{self.subject.name}: {error}; thresholds are set on the timed inputs',)
         else:
-            self._keep('learned', learned_knobs(self.model, batches, self._run, budgets))
+            self._knobs = learned_knobs(self.model, batches, self._run, budgets)
 
-    def _missing(self, *policies: str) -> list[Variant]:
-        return [v for v in self.variants if v.policy in policies and v.budget is not None and v not in self._knobs]
-
-    def _keep(self, policy: str, knobs: dict[float, float]) -> None:
-        self._knobs |= {
-            variant: knobs[variant.budget] for variant in self._missing(policy) if variant.budget is not None
-        }
+    def _lacks_thresholds(self) -> bool:
+        learned = any(variant.policy == 'learned' for variant in self.variants)
+        return learned and bool(self.plan.budgets) and not self._knobs
 
     def candidates(self, batches: list[Any], batch_size: int) -> list[Candidate]:
         """The dense network, which the others are held against, and then each variant."""
-        if self._missing('learned'):
-            self._keep('learned', learned_knobs(self.model, batches, self._run, self.plan.budgets))
-        if blind := self._missing('random', 'synthetic'):
-            knobs = blind_knobs(self.model, batches[0], self._run, self.plan.budgets)
-            for policy in {variant.policy for variant in blind}:
-                self._keep(str(policy), knobs)
+        budgets = self.plan.budgets
+        if self._lacks_thresholds():
+            self._knobs = learned_knobs(self.model, batches, self._run, budgets)
+        if self._blind is None and any(variant.is_blind for variant in self.variants):
+            self._blind = blind_calibration(self.model, batches[0], self._run, budgets)
         dense = [self._dense_macs(batch) / batch_size for batch in batches]
         still = [_nothing] * len(batches)
         wanted = Variant() in self.variants
@@ -197,5 +193,6 @@ class Dynamic:
 
     def _switch(self, variant: Variant, batch: Any, dense_macs: float) -> Switch:
         if not variant.is_blind:
-            return Switch(self.model, variant, self._knobs.get(variant))
-        return draw(self.model, variant, self._knobs[variant], lambda: self._run(self.model, batch), dense_macs)
+            return Switch(self.model, variant, None if variant.budget is None else self._knobs.get(variant.budget))
+        assert self._blind is not None
+        return draw(self.model, variant, self._blind, lambda: self._run(self.model, batch), dense_macs)

@@ -113,7 +113,7 @@ class Switch:
 
     model: nn.Module
     variant: Variant
-    knob: float | None = None
+    knob: Any = None
     drawn: list[list[Tensor]] = field(default_factory=list)
     seed: int | None = None
 
@@ -192,37 +192,40 @@ def _noted(steps: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
 
 
 @torch.no_grad()
-def draw(model: nn.Module, variant: Variant, density: float, run: Callable[[], Any], dense_macs: float) -> Switch:
+def draw(model: nn.Module, variant: Variant, found: Calibration, run: Callable[[], Any], dense_macs: float) -> Switch:
     """Draw a blind policy's decisions for one batch, such that they spend the budget.
 
     Args:
         model: The prepared dynamic network.
         variant: With a blind policy and a budget.
-        density: Of each mask; what :func:`blind_knobs` found for the budget.
+        found: What :func:`blind_calibration` gave.
         run: Runs the model on the batch.
         dense_macs: Of the dense network for one sample of the batch.
     """
     assert variant.budget is not None
-    best, least = None, float('inf')
+    best, least, aim = None, float('inf'), variant.budget
     with torch.random.fork_rng():
         for seed in range(_DRAWS):
-            found = Switch(model, variant, density, seed=seed)
-            found()
+            switch = Switch(model, variant, found.knob(min(max(aim, found.shares[-1]), 1.0)), seed=seed)
+            switch()
             with _noted(decisions(model)) as outcomes, record(model) as stats:
                 run()
             if any(outcomes):
-                found = Switch(model, variant, density, outcomes)
-            off = abs(float(stats.share(dense_macs)) - variant.budget)
-            if off < least:
-                best, least = found, off
-            if off <= _NEAR:
+                switch = Switch(model, variant, drawn=outcomes)
+            off = float(stats.share(dense_macs)) - variant.budget
+            if abs(off) < least:
+                best, least = switch, abs(off)
+            if least <= _NEAR:
                 break
+            aim -= 0.3 * off  # on batches of another size the calibration may be a little off
     assert best is not None
     return best
 
 
-def blind_knobs(model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], Any], budgets: Sequence[float]) -> dict:
-    """Budget -> density of random masks that spends it on inputs like ``batch``.
+def blind_calibration(
+    model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], Any], budgets: Sequence[float]
+) -> Calibration:
+    """What random decisions spend on inputs like ``batch``, near the budgets.
 
     Raises:
         ValueError: A budget below what the network spends with nothing on.
@@ -231,7 +234,9 @@ def blind_knobs(model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], An
     with torch.random.fork_rng():
         torch.manual_seed(0)
         found = calibrate(model, [batch] * _REPEATED, run, budgets)
-    return {budget: found.knob(budget) for budget in budgets}
+    for budget in budgets:
+        found.knob(budget)
+    return found
 
 
 def learned_knobs(
@@ -239,9 +244,8 @@ def learned_knobs(
     batches: Iterable[Any],
     run: Callable[[nn.Module, Any], Any],
     budgets: Sequence[float],
-    stored: Calibration | None = None,
-) -> dict[float, float]:
-    """Budget -> threshold of the learned policy, from ``stored`` or calibrated on ``batches``."""
+) -> dict[float, Any]:
+    """Budget -> threshold of the learned policy, calibrated on ``batches``."""
     set_policy(model, 'learned')
-    found = stored or calibrate(model, batches, run, budgets)
+    found = calibrate(model, batches, run, budgets)
     return {budget: found.knob(budget) for budget in budgets}

@@ -14,7 +14,7 @@ from eff_plugins.profiling.benchmark import SCHEMA, Settings, compare
 from eff_plugins.profiling.candidates import Dynamic
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.profiling.subjects import Subject, find_subject
-from eff_plugins.profiling.variants import Plan, Variant, draw
+from eff_plugins.profiling.variants import Plan, Variant, blind_calibration, draw
 from tests.profiling.test_benchmark import CIFAR, QUICK, rows_of, run, tiny_data, tool  # noqa: F401
 from tests.toy_spatial import toy
 
@@ -113,7 +113,8 @@ def test_decisions_that_are_not_asked_for_are_noticed():
     model = toy()
     x = torch.randn(1, 3, 64, 64)
     dense = dynamic.network_macs(model, lambda: model(x), 1)
-    switch = draw(model, Variant('sparse', 'synthetic', 0.7), 0.6, lambda: model(x), dense)
+    found = blind_calibration(model, x, lambda network, batch: network(batch), [0.7])
+    switch = draw(model, Variant('sparse', 'synthetic', 0.7), found, lambda: model(x), dense)
     switch()
     with pytest.raises(RuntimeError, match='decided 0 times, 1 decisions were drawn'):
         switch.check()
