@@ -3,16 +3,18 @@
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 
 import torch
 from mmengine.config import DictAction
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.deploy import Preparation
+from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import friendly
 from eff_plugins.profiling.benchmark import Settings, compare, report, write_results
 from eff_plugins.profiling.latency import busy_note
-from eff_plugins.profiling.subjects import find_subject, split_specs
+from eff_plugins.profiling.subjects import Subject, find_subject, split_specs
 from eff_plugins.profiling.variants import Plan
 
 
@@ -36,6 +38,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
     parser.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument('--fuse', action=argparse.BooleanOptionalAction, default=True, help='fold BatchNorm')
+    parser.add_argument(
+        '--prepack',
+        action=argparse.BooleanOptionalAction,
+        help="pack the convolutions' weights for this processor, fuse activations and sums (default: for dynamic networks)",
+    )
     parser.add_argument('--compile', action='store_true', help='torch.compile (of a config: the backbone)')
     parser.add_argument('--repeats', type=int, default=30)
     parser.add_argument('--warmup', type=int, default=5)
@@ -75,6 +82,13 @@ def oracle_of(spec: str) -> str:
     return oracle
 
 
+def prepacks(args: argparse.Namespace, subject: Subject) -> bool:
+    """Whether to prepack; by default where a dynamic network must not look good by beating unpacked convolutions."""
+    if args.prepack is not None:
+        return args.prepack
+    return args.fuse and args.device == 'cpu' and is_dynamic(subject.model)
+
+
 def main() -> None:
     args = parse()
     how = Preparation(
@@ -87,7 +101,8 @@ def main() -> None:
         subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
         other = find_subject(against, size=args.size) if against else None
-        results += compare(subject, other, settings, plan)
+        own = replace(settings, how=replace(how, prepack=prepacks(args, subject)))
+        results += compare(subject, other, own, plan)
         for note in dict.fromkeys((*subject.notes, *(other.notes if other else ()))):
             print(f'note: {note}')
     print(report(results))
@@ -95,6 +110,7 @@ def main() -> None:
         print(f'note: {note}')
     if args.out:
         extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
+        extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
         files = write_results(results, args.out, {**extra, 'command': f'python {shlex.join(sys.argv)}'})
         print('wrote ' + ', '.join(map(str, files)))
 

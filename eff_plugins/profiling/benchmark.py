@@ -15,7 +15,15 @@ from eff_plugins.deploy.prepare import Preparation
 from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import table, write_json
 from eff_plugins.profiling.candidates import Candidate, Cost, Dynamic, Static
-from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
+from eff_plugins.profiling.latency import (
+    Latency,
+    Ratio,
+    mean_of_medians,
+    mean_ratio,
+    paired_ratio,
+    threads,
+    time_interleaved,
+)
 from eff_plugins.profiling.plots import plot
 from eff_plugins.profiling.subjects import DATA, Subject, is_config
 from eff_plugins.profiling.variants import Plan, Variant
@@ -145,9 +153,9 @@ def compare(subject: Subject, other: Subject | None, settings: Settings, plan: P
     return results
 
 
-def _time(candidates: list[Candidate], count: int, settings: Settings) -> list[Latency]:
-    """Each candidate's latencies over all batches, those of one round in one place."""
-    timed: list[list[float]] = [[] for _ in candidates]
+def _time(candidates: list[Candidate], count: int, settings: Settings) -> list[list[Latency]]:
+    """Each candidate's latencies on each batch; those of one round stand in one place."""
+    timed: list[list[Latency]] = [[] for _ in candidates]
     for i in range(count):
         # of 10 repeats over 3 batches: 4, 3, 3
         repeats = settings.repeats // count + (i < settings.repeats % count)
@@ -158,29 +166,35 @@ def _time(candidates: list[Candidate], count: int, settings: Settings) -> list[L
             settings.how.device,
             before={str(j): candidate.ready[i] for j, candidate in enumerate(candidates)},
         )
-        for j, ms in enumerate(timed):
-            ms += found[str(j)].ms
-    return [Latency(tuple(ms)) for ms in timed]
+        for j, batches in enumerate(timed):
+            batches.append(found[str(j)])
+    return timed
+
+
+def _pooled(batches: list[Latency]) -> Latency:
+    return Latency(tuple(ms for batch in batches for ms in batch.ms))
 
 
 def _results(
-    candidates: list[Candidate], latencies: list[Latency], other: Subject | None, batch_size: int, settings: Settings
+    candidates: list[Candidate], timed: list[list[Latency]], other: Subject | None, batch_size: int, settings: Settings
 ) -> list[Result]:
     costs = [candidate.macs(batch_size) for candidate in candidates]
+    pooled = [_pooled(batches) for batches in timed]
     results = []
     for j, candidate in enumerate(candidates):
         if not candidate.wanted:
             continue
-        rival = latencies[-1] if other is not None and j < len(candidates) - 1 else None
-        row = _row(candidate, costs[j], latencies[j], batch_size, settings)
+        rival = pooled[-1] if other is not None and j < len(candidates) - 1 else None
+        row = _row(candidate, costs[j], pooled[j], batch_size, settings)
         realised = None
         if candidate.variant is not None:  # its dense form is the first
-            row.update(t_dense_ms=latencies[0].p50, density=candidate.density)
+            own, dense = mean_of_medians(timed[j]), mean_of_medians(timed[0])
+            row.update(latency_ms_p50=own, t_dense_ms=dense, density=candidate.density)
             if candidate.variant.execution != 'dense' and (saved := 1 - costs[j].mean / costs[0].mean) > 0:
-                row['realised_saving'] = (1 - latencies[j].p50 / latencies[0].p50) / saved
-                share = paired_ratio(latencies[j], latencies[0])
+                row['realised_saving'] = (1 - own / dense) / saved
+                share = mean_ratio(timed[j], timed[0])
                 realised = (1 - share.high) / saved, (1 - share.low) / saved
-        ratio = paired_ratio(latencies[j], rival) if rival else None
+        ratio = paired_ratio(pooled[j], rival) if rival else None
         results.append(Result(row, other.name if rival and other else None, ratio, candidate.parameters, realised))
     return results
 

@@ -10,7 +10,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +118,45 @@ def paired_ratio(
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(np.median(ratios[draws], axis=1), [tail, 100 - tail])
     return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def mean_of_medians(batches: Sequence[Latency]) -> float:
+    """Mean over batches of each one's median, ms: what a network costs whose time depends on its input.
+
+    A median over all batches would be that of some batch in the middle, which mean multiply-adds say nothing about.
+    """
+    return float(np.mean([batch.p50 for batch in batches]))
+
+
+def mean_ratio(
+    numerator: Sequence[Latency],
+    denominator: Sequence[Latency],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Ratio:
+    """Ratio of two means of medians, with a percentile bootstrap over the rounds of each batch, which stay paired.
+
+    Args:
+        numerator: Latencies on each batch.
+        denominator: On the same batches, in the same rounds.
+        confidence: Of the two-sided interval.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: The two were not measured in the same rounds.
+    """
+    if [len(batch.ms) for batch in numerator] != [len(batch.ms) for batch in denominator]:
+        raise ValueError('the measurements of the two do not pair')
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((2, resamples))
+    for above, below in zip(numerator, denominator, strict=True):
+        draws = rng.integers(0, len(above.ms), (resamples, len(above.ms)))
+        sums += [np.median(np.asarray(latency.ms)[draws], axis=1) for latency in (above, below)]
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(sums[0] / sums[1], [tail, 100 - tail])
+    return Ratio(mean_of_medians(numerator) / mean_of_medians(denominator), float(low), float(high))
 
 
 @contextmanager
