@@ -1,18 +1,21 @@
-"""Time networks, alone or interleaved with a second one; print a table and write json, csv and a plot."""
+"""Time networks, alone or interleaved with a second one, dynamic ones at several budgets; write json, csv and a plot."""
 
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 
 import torch
 from mmengine.config import DictAction
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.deploy import Preparation
+from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import friendly
 from eff_plugins.profiling.benchmark import Settings, compare, report, write_results
 from eff_plugins.profiling.latency import busy_note
-from eff_plugins.profiling.subjects import find_subject, split_specs
+from eff_plugins.profiling.subjects import Subject, find_subject, split_specs
+from eff_plugins.profiling.variants import Plan
 
 
 def parse() -> argparse.Namespace:
@@ -35,10 +38,35 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
     parser.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument('--fuse', action=argparse.BooleanOptionalAction, default=True, help='fold BatchNorm')
+    parser.add_argument(
+        '--prepack',
+        action=argparse.BooleanOptionalAction,
+        help="pack the convolutions' weights for this processor, fuse activations and sums (default: for dynamic networks)",
+    )
     parser.add_argument('--compile', action='store_true', help='torch.compile (of a config: the backbone)')
     parser.add_argument('--repeats', type=int, default=30)
     parser.add_argument('--warmup', type=int, default=5)
-    parser.add_argument('--data', default='real', help="'real': a config's test set, else photographs; 'random': noise")
+    parser.add_argument(
+        '--data',
+        default='real',
+        metavar='real|random|CONFIG',
+        help="'real': a config's test set, else photographs; 'random': noise; a config: its test set",
+    )
+    dynamic = parser.add_argument_group('dynamic networks')
+    dynamic.add_argument('--execution', nargs='+', default=[], metavar='E', help='of dense, masked, sparse; rows each')
+    dynamic.add_argument(
+        '--policy',
+        nargs='+',
+        default=['learned'],
+        metavar='P',
+        help="of learned, random, all (on); without a checkpoint decisions are blind ones at the budget, 'synthetic'",
+    )
+    dynamic.add_argument(
+        '--budgets', type=float, nargs='+', default=[], metavar='B', help="shares of the dense network's multiply-adds"
+    )
+    dynamic.add_argument(
+        '--calibration', metavar='JSON', help='of the learned policy (tools/test.py writes it); default: calibrate'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides for configs')
     parser.add_argument('--out', metavar='DIR', help='write benchmark.json, benchmark.csv and benchmark.png here')
     return parser.parse_args()
@@ -54,23 +82,35 @@ def oracle_of(spec: str) -> str:
     return oracle
 
 
+def prepacks(args: argparse.Namespace, subject: Subject) -> bool:
+    """Whether to prepack; by default where a dynamic network must not look good by beating unpacked convolutions."""
+    if args.prepack is not None:
+        return args.prepack
+    return args.fuse and args.device == 'cpu' and is_dynamic(subject.model)
+
+
 def main() -> None:
     args = parse()
-    how = Preparation(args.fuse, args.channels_last, args.compile, args.dtype, args.device)
+    how = Preparation(
+        fuse=args.fuse, channels_last=args.channels_last, compile=args.compile, dtype=args.dtype, device=args.device
+    )
     settings = Settings(tuple(args.batch_size), args.threads, args.size, args.repeats, args.warmup, args.data, how)
+    plan = Plan(tuple(args.execution), tuple(args.policy), tuple(args.budgets), args.calibration)
     results = []
     for spec, checkpoint in split_specs(args.models):
         subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
         other = find_subject(against, size=args.size) if against else None
-        results += compare(subject, other, settings)
-        for note in (*subject.notes, *(other.notes if other else ())):
+        own = replace(settings, how=replace(how, prepack=prepacks(args, subject)))
+        results += compare(subject, other, own, plan)
+        for note in dict.fromkeys((*subject.notes, *(other.notes if other else ()))):
             print(f'note: {note}')
     print(report(results))
     if how.device == 'cpu' and (note := busy_note(args.threads)):
         print(f'note: {note}')
     if args.out:
         extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
+        extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
         files = write_results(results, args.out, {**extra, 'command': f'python {shlex.join(sys.argv)}'})
         print('wrote ' + ', '.join(map(str, files)))
 

@@ -1,9 +1,10 @@
-"""Draw a trained model's results on your own pictures (or videos, or point clouds)."""
+"""Draw a trained model's results, and where a dynamic one computed, on your own pictures (or videos, or point clouds)."""
 
 import argparse
 from pathlib import Path
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.engine.execution import Operation, add_dynamic_arguments
 from eff_plugins.engine.infer import Inferencer, grid
 from eff_plugins.engine.runs import check_checkpoint, friendly, load_config
 from eff_plugins.visualization.pictures import write_picture
@@ -16,9 +17,11 @@ def main() -> None:
     parser.add_argument('inputs', nargs='+', metavar='FILE')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the drawings')
     parser.add_argument('--grid', metavar='PNG', help='also tile the drawings (of one size) into this picture')
+    add_dynamic_arguments(parser)
     args = parser.parse_args()
+    operation = Operation.from_arguments(args)
     check_checkpoint(args.checkpoint)
-    run = Inferencer(load_config(args.config), args.checkpoint)
+    run = Inferencer(load_config(args.config), args.checkpoint, operation)
     drawn = []
     for path in args.inputs:
         target = Path(args.out) / f'{Path(path).stem}.png'

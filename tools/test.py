@@ -1,8 +1,9 @@
-"""Evaluate a checkpoint; print a table of results and, on request, write them and draw predictions."""
+"""Evaluate a checkpoint, a dynamic network at a budget; print a table and, on request, write it and draw predictions."""
 
 import argparse
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.engine.execution import ExecutionHook, Operation, add_dynamic_arguments
 from eff_plugins.engine.runs import (
     add_common_arguments,
     build_runner,
@@ -23,20 +24,32 @@ def main() -> None:
     parser.add_argument('--out', metavar='JSON', help='write the metrics here')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     add_common_arguments(parser)
+    add_dynamic_arguments(parser)
     args = parser.parse_args()
+    operation = Operation.from_arguments(args)
     check_checkpoint(args.checkpoint)
     cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
     cfg.load_from = args.checkpoint
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     runner = build_runner(cfg)
+    operation.check(runner.model)
+    hook = ExecutionHook(operation)
+    runner.register_hook(hook)
     metrics = runner.test()
     if runner.rank != 0:
         return
+    how = hook.record(runner)
     rows = [(name, f'{value:.4f}' if isinstance(value, float) else str(value)) for name, value in metrics.items()]
     print('\n' + table([('metric', 'value'), *rows]))
+    if hook.spent is not None:
+        asked = '' if operation.budget is None else f' of a budget of {operation.budget:.3f}'
+        print(
+            f'executed share of the dense network: {hook.spent.share:.3f}{asked}, density {hook.spent.density:.3f} '
+            f'({how["execution"]}, {how["policy"]})'
+        )
     if args.out:
-        write_json(args.out, metrics_record(metrics, args.config, args.checkpoint))
+        write_json(args.out, metrics_record(metrics, args.config, args.checkpoint, how))
 
 
 if __name__ == '__main__':

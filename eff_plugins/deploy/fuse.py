@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from eff_plugins.dynamic.budget import carry_calibrations
+from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.models.layers.conv import ConvNormAct
 
@@ -39,15 +41,17 @@ def fuse_conv_bn(model: nn.Module) -> nn.Module:
     fused = copy.deepcopy(model).eval()
     modules = Counter(id(module) for _, module in fused.named_modules(remove_duplicate=False))
     weights = Counter(id(m.weight) for m in fused.modules() if isinstance(m, _ConvNd))
-    for parent in list(fused.modules()):
-        for conv_name, norm_name in pairs(parent, _is_conv, _folds):
-            conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
-            shared = modules[id(conv)] > 1 or modules[id(norm)] > 1 or weights[id(conv.weight)] > 1
-            if not shared and _fold(conv, norm):
-                _replace(parent, norm_name, norm)
+    with executing(fused, 'dense'):  # which runs all layers of a dynamic network and branches on no data
+        for parent in list(fused.modules()):
+            for conv_name, norm_name in pairs(parent, _is_conv, _folds):
+                conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+                shared = modules[id(conv)] > 1 or modules[id(norm)] > 1 or weights[id(conv.weight)] > 1
+                if not shared and _fold(conv, norm):
+                    _replace(parent, norm_name, norm)
     for sequence in list(fused.modules()):
         if _is_plain_sequence(sequence):
             _splice(sequence)
+    carry_calibrations(model, fused)
     return fused
 
 

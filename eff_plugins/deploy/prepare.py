@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from eff_plugins.dynamic.budget import carry_calibrations
+
 from .fuse import fuse_conv_bn
 from .prepack import prepack
 
@@ -67,4 +69,5 @@ def prepare(model: nn.Module, how: Preparation) -> nn.Module:
     prepared = prepared.to(memory_format=how.memory_format)  # type: ignore[call-overload]
     if how.prepack:
         prepack(prepared)
+    carry_calibrations(model, prepared)
     return torch.compile(prepared) if how.compile else prepared  # type: ignore[return-value]

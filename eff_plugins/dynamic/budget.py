@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.module import decisions, dynamic_modules, set_execution
+from eff_plugins.dynamic.module import decisions, dynamic_modules, executing
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.profiling.macs import count_macs
 
 # Shares of the scores that the tried thresholds lie above
 _QUANTILES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0])
+# Kind of policy -> attribute of its decisions that is turned
+_KNOBS = {'learned': 'threshold', 'random': 'density'}
+# A tried setting that spends a wanted budget as nearly as this is near enough
+_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,16 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what :meth:`save` wrote."""
-        data = json.loads(Path(path).read_text())
-        return cls(**{**data, 'knobs': tuple(data['knobs']), 'shares': tuple(data['shares'])})
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            return cls(**{**data, 'knobs': tuple(data['knobs']), 'shares': tuple(data['shares'])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{path} is no calibration: {error}') from error
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -90,18 +101,16 @@ def network_macs(model: nn.Module, run: Callable[[], Any], samples: int) -> floa
         run: Runs it once, on ``samples`` samples.
         samples: Of that run.
     """
-    before = [(module, module.execution) for _, module in dynamic_modules(model)]
-    try:
-        set_execution(model, 'dense')
+    with executing(model, 'dense'):
         return count_macs(model, run).get('', 0) / samples
-    finally:
-        for module, mode in before:
-            module.execution = mode
 
 
 @torch.no_grad()
 def calibrate(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any] | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    budgets: Sequence[float] = (),
 ) -> Calibration:
     """Measure what the present kind of policy spends at each setting of its knob, for :func:`set_budget`.
 
@@ -111,6 +120,8 @@ def calibrate(
         model: A model that contains dynamic modules with policies.
         batches: Inputs of a fixed part of the training split; a few hundred samples are enough.
         forward: Runs the model on one of them; by default ``model(batch)``.
+        budgets: Close in on these, in about half as many passes over the data as the whole curve takes; without, the curve
+            is measured at fixed settings and serves any budget.
 
     Returns:
         The calibration, which is also kept with the model for ``set_budget``.
@@ -121,38 +132,77 @@ def calibrate(
     run = forward or (lambda network, batch: network(batch))
     steps = decisions(model)
     kind = steps[0].kind
-    attribute = {'learned': 'threshold', 'random': 'density'}.get(kind)
-    if attribute is None:
+    if kind not in _KNOBS:
         raise ValueError(f"policy {kind!r} has no knob; calibrate 'learned' or 'random'")
     data = list(batches)
     if not data:
         raise ValueError('batches is empty: a calibration needs data')
     was_training = model.training
-    before = [(step, getattr(step, attribute)) for step in steps]
-    modes = [(module, module.execution) for _, module in dynamic_modules(model)]
+    before = [(step, getattr(step, _KNOBS[kind])) for step in steps]
     model.eval()
-    set_execution(model, 'masked')
+    curve: dict[float, float] = {}  # place in the list of knobs -> share
+
+    def measure(place: float) -> float:
+        if place not in curve:
+            set_knob(model, _between(knobs, place))
+            curve[place] = _mean_share(model, data, run, totals)
+        return curve[place]
+
     try:
-        totals, scores = _survey(model, data, run)
-        knobs = _tried(kind, scores)
-        shares = []
-        for knob in knobs:
-            for step in steps:
-                setattr(step, attribute, knob)
-            shares.append(_mean_share(model, data, run, totals))
+        with executing(model, 'masked'):
+            totals, scores = _survey(model, data, run)
+            knobs = _tried(kind, scores)
+            for place in (0, len(knobs) - 1) if budgets else range(len(knobs)):
+                measure(place)
+            for budget in budgets:
+                _close_in(measure, len(knobs) - 1, budget)
     finally:
         for step, value in before:
-            setattr(step, attribute, value)
-        for module, mode in modes:
-            module.execution = mode
+            setattr(step, _KNOBS[kind], value)
         model.train(was_training)
-    falling = np.minimum.accumulate(shares)
+    places = sorted(curve)
+    falling = np.minimum.accumulate([curve[place] for place in places])
     mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))
-    calibration = Calibration(kind, tuple(knobs), tuple(map(float, falling)), mean, fingerprint(model))
-    kept = dict(getattr(model, '_calibrations', {}))
-    kept[kind] = calibration
-    model._calibrations = kept  # type: ignore[assignment]
+    tried = tuple(_between(knobs, place) for place in places)
+    calibration = Calibration(kind, tried, tuple(map(float, falling)), mean, fingerprint(model))
+    _keep(model, {kind: calibration})
     return calibration
+
+
+def _between(knobs: list[float], place: float) -> float:
+    """The knob at a place of the list, which may lie between two."""
+    low = min(int(place), len(knobs) - 2)
+    return knobs[low] + (place - low) * (knobs[low + 1] - knobs[low])
+
+
+def _close_in(measure: Callable[[float], float], last: int, budget: float) -> None:
+    """Measure at places ever nearer to what spends ``budget``: halving the list, then between two neighbours."""
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if measure(middle) >= budget else (low, middle)
+    on, off = float(low), float(high)
+    for _ in range(3):
+        above, below = measure(on), measure(off)
+        if not above > budget > below or min(above - budget, budget - below) <= _TOLERANCE:
+            return
+        between = on + (off - on) * (above - budget) / (above - below)
+        on, off = (between, off) if measure(between) >= budget else (on, between)
+
+
+def _keep(model: nn.Module, calibrations: dict[str, Calibration]) -> None:
+    model._calibrations = {**getattr(model, '_calibrations', {}), **calibrations}  # type: ignore[assignment]
+
+
+def carry_calibrations(model: nn.Module, copy: nn.Module) -> None:
+    """Let what was calibrated on ``model`` hold for ``copy``, the same network in another form (folded, cast).
+
+    Weights differ between the two, decisions do not; a calibration that is not of ``model`` is not made to fit.
+    """
+    kept = getattr(model, '_calibrations', {})
+    if kept:
+        ours, theirs = fingerprint(model), fingerprint(copy)
+        _keep(copy, {k: replace(c, fingerprint=theirs) for k, c in kept.items() if c.fingerprint == ours})
 
 
 def _survey(model: nn.Module, data: list, run: Callable) -> tuple[list[tuple[float, int]], Tensor]:
@@ -195,8 +245,7 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
     Raises:
         ValueError: No calibration for the present kind of policy, another model's calibration, or a budget out of reach.
     """
-    steps = decisions(model)
-    kind = steps[0].kind
+    kind = decisions(model)[0].kind
     found = calibration or getattr(model, '_calibrations', {}).get(kind)
     if found is None:
         raise ValueError(f'no calibration for the {kind} policy of this model: call calibrate(model, batches) first')
@@ -205,6 +254,11 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
     if found.fingerprint != fingerprint(model):
         raise ValueError('the calibration is of another model, or of other weights: calibrate this one')
     knob = found.knob(budget)
-    for step in steps:
-        setattr(step, 'threshold' if kind == 'learned' else 'density', knob)
+    set_knob(model, knob)
     return knob
+
+
+def set_knob(model: nn.Module, knob: float) -> None:
+    """Give every decision of ``model`` the setting that ``set_budget`` would: a threshold, or a random density."""
+    for step in decisions(model):
+        setattr(step, _KNOBS[step.kind], knob)

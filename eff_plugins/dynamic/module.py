@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
@@ -49,6 +50,11 @@ def dynamic_modules(model: nn.Module) -> Iterator[tuple[str, DynamicModule]]:
             yield name, module
 
 
+def is_dynamic(model: nn.Module) -> bool:
+    """Whether ``model`` contains a dynamic module."""
+    return next(dynamic_modules(model), None) is not None
+
+
 def decisions(model: nn.Module) -> list[Decide]:
     """Every policy's decision step inside ``model``.
 
@@ -79,6 +85,19 @@ def set_execution(model: Model, mode: str) -> Model:
     for module in found:
         module.execution = mode
     return model
+
+
+@contextmanager
+def executing(model: nn.Module, mode: str) -> Iterator[None]:
+    """Let every dynamic module inside ``model`` execute in ``mode`` within the block; a static model is left alone."""
+    before = [(module, module.execution) for _, module in dynamic_modules(model)]
+    try:
+        for module, _ in before:
+            module.execution = mode
+        yield
+    finally:
+        for module, own in before:
+            module.execution = own
 
 
 def set_policy(model: Model, kind: str) -> Model:

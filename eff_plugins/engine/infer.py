@@ -13,7 +13,11 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, VISUALIZERS
 from mmengine.runner import load_checkpoint
 
+from eff_plugins.dynamic.module import is_dynamic
+from eff_plugins.dynamic.watch import Watch
+from eff_plugins.engine.execution import Operation
 from eff_plugins.engine.runs import DRAWING
+from eff_plugins.visualization.compute import add_panel
 from eff_plugins.visualization.pictures import write_picture
 
 # Transforms that read the truth, which a user's own files do not have.
@@ -47,13 +51,16 @@ class Inferencer:
     Args:
         cfg: Config prepared by ``load_config``.
         checkpoint: Path or URL of trained weights.
+        operation: How a dynamic network is run.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str) -> None:
+    def __init__(self, cfg: Config, checkpoint: str, operation: Operation | None = None) -> None:
         self.cfg = cfg
         self.model: BaseModel = MODELS.build(cfg.model)
         meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
         self.model.eval()
+        (operation or Operation()).apply(self.model, cfg)
+        self.watch = Watch(self.model) if is_dynamic(self.model) else None
         dataset = cfg.test_dataloader.dataset
         self.scope = cfg.get('default_scope', 'eff_plugins')
         self.pipeline = picture_pipeline(cfg)
@@ -76,10 +83,14 @@ class Inferencer:
             raise ValueError(f'{path} could not be read by the test pipeline: {error}') from error
         if data is None:
             raise ValueError(f'{path} does not decode; is it a damaged or foreign file?')
+        self._seen = data['inputs']
         return self.model.test_step(pseudo_collate([data]))[0]
 
     def draw(self, path: str, sample: Any, out: Path) -> None:
-        """Draw ``sample`` over the file and save it at ``out`` (a picture)."""
+        """Draw ``sample`` over the file and save it at ``out`` (a picture); beside it where a dynamic network computed.
+
+        A classifier's map lies over what it saw: the picture resized and cropped.
+        """
         if self.scope == 'mmdet3d':
             from eff_plugins.visualization.bev import draw_bev_file
 
@@ -92,7 +103,14 @@ class Inferencer:
             write_picture(out, draw_classes(_middle_frame(path), sample.pred_score, classes))
             return
         options = dict(pred_score_thr=0.3) if self.scope == 'mmdet' else {}
-        self.visualizer.add_datasample('infer', _read(path), sample, draw_gt=False, out_file=str(out), **options)
+        picture = _read(path)
+        self.visualizer.add_datasample('infer', picture, sample, draw_gt=False, out_file=str(out), **options)
+        if self.watch is not None:
+            metainfo = sample.metainfo
+            if self.scope == 'eff_plugins':
+                picture = self._seen.permute(1, 2, 0).numpy()
+                metainfo = dict(img_shape=picture.shape[:2])
+            add_panel(out, picture, self.watch.last, 0, metainfo)
 
 
 def _read(path: str) -> np.ndarray:

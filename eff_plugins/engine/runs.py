@@ -143,11 +143,18 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def metrics_record(metrics: dict[str, Any], config: str, checkpoint: str) -> dict[str, Any]:
-    """A metrics file's content: mmengine's names as they are, plus where the numbers come from."""
+def metrics_record(metrics: dict[str, Any], config: str, checkpoint: str, how: dict[str, Any]) -> dict[str, Any]:
+    """A metrics file's content: mmengine's names as they are, plus where the numbers come from.
+
+    Args:
+        metrics: Of the evaluators.
+        config: As the user named it.
+        checkpoint: Path or URL.
+        how: ``execution``, ``budget``, ``policy``, and what a dynamic network spent.
+    """
     sha256 = sha256_of(Path(checkpoint)) if Path(checkpoint).is_file() else None
     plain = {key: float(value) if hasattr(value, '__float__') else value for key, value in metrics.items()}
-    return {**plain, 'config': config, 'checkpoint_sha256': sha256, 'execution': 'dense', 'budget': None}
+    return {**plain, 'config': config, 'checkpoint_sha256': sha256, **how}
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from eff_plugins.deploy.prepare import Preparation
+from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import table, write_json
-from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
-from eff_plugins.profiling.macs import count_macs
-from eff_plugins.profiling.subjects import DATA, Subject
+from eff_plugins.profiling.candidates import Candidate, Cost, Dynamic, Static
+from eff_plugins.profiling.latency import (
+    Latency,
+    Ratio,
+    mean_of_medians,
+    mean_ratio,
+    paired_ratio,
+    threads,
+    time_interleaved,
+)
+from eff_plugins.profiling.plots import plot
+from eff_plugins.profiling.subjects import DATA, Subject, is_config
+from eff_plugins.profiling.variants import Plan, Variant
 
 # A row of every benchmark of the suite. What has no meaning is None: a static network has no policy, budget or density.
 SCHEMA = (
@@ -53,7 +62,7 @@ class Settings:
         size: Side of the input in pixels; None leaves it to the subject.
         repeats: Measurements a row.
         warmup: Calls before them that do not count.
-        data: A member of ``DATA``.
+        data: A member of ``DATA``, or a config whose test set is used.
         how: How every network is prepared.
 
     Raises:
@@ -82,86 +91,131 @@ class Settings:
             raise ValueError('batch-size: at least one is needed')
         if self.warmup < 0:
             raise ValueError(f'warmup {self.warmup}: must not be negative')
-        if self.data not in DATA:
-            raise ValueError(f'data {self.data!r}: must be one of {", ".join(DATA)}')
+        if self.data not in DATA and not is_config(self.data):
+            raise ValueError(f'data {self.data!r}: must be one of {", ".join(DATA)}, or a config')
 
 
 @dataclass(frozen=True)
 class Result:
-    """One network at one batch size.
+    """One network, or one variant of a dynamic one, at one batch size.
 
     Attributes:
         row: Columns of ``SCHEMA``; multiply-adds are those of one picture, milliseconds those of one batch.
         against: Name of the network that it was timed against.
         ratio: Its time over that one's, paired.
-        parameters: Of the prepared network.
+        parameters: Of the prepared network; in dense execution without those of the policies.
+        realised: 95 % interval of ``realised_saving``.
     """
 
     row: dict[str, Any]
     against: str | None = None
     ratio: Ratio | None = None
     parameters: int = 0
+    realised: tuple[float, float] | None = None
 
 
-def compare(subject: Subject, other: Subject | None, settings: Settings) -> list[Result]:
-    """Time ``subject``, interleaved with ``other`` where there is one: a result for each of them and each batch size."""
+def compare(subject: Subject, other: Subject | None, settings: Settings, plan: Plan | None = None) -> list[Result]:
+    """Time ``subject``, all its variants where it is dynamic, interleaved with ``other`` where there is one.
+
+    A dynamic network is timed in turn with its dense form, the plain host network with the same weights, equally prepared.
+
+    Args:
+        subject: What is to be timed.
+        other: A second network.
+        settings: How.
+        plan: What of a dynamic network.
+
+    Returns:
+        A result for each network or variant and each batch size.
+
+    Raises:
+        ValueError: ``plan`` asks a static network to decide, or for a budget out of reach.
+    """
+    plan = plan or Plan()
     how = settings.how
-    subjects = [subject] if other is None else [subject, other]
-    # The counter of multiply-adds has to see the operators, which compilation hides.
-    eager = [s.prepare(replace(how, compile=False)) for s in subjects]
-    prepared = [s.prepare(how) for s in subjects] if how.compile else eager
+    if is_dynamic(subject.model):
+        group: Static | Dynamic = Dynamic(subject, how, plan, settings.size)
+    elif plan.is_plain:
+        group = Static(subject, how)
+    else:
+        raise ValueError(
+            f'{subject.name} contains no dynamic module: its only execution is dense, and it has no budget'
+        )
+    groups = [group] if other is None else [group, Static(other, how)]
     results = []
     with threads(settings.threads):
         for batch_size in settings.batch_sizes:
             count = min(DISTINCT, settings.repeats)
-            inputs = [s.batches(batch_size, settings.size, settings.data, count, how) for s in subjects]
+            inputs = [g.subject.batches(batch_size, settings.size, settings.data, count, how) for g in groups]
             count = min(map(len, inputs))
-            timed: list[list[float]] = [[] for _ in subjects]
-            for i in range(count):
-                calls = {str(j): _call(s, prepared[j], inputs[j][i], how) for j, s in enumerate(subjects)}
-                # of 10 repeats over 3 batches: 4, 3, 3
-                repeats = settings.repeats // count + (i < settings.repeats % count)
-                found = time_interleaved(calls, repeats, settings.warmup if i == 0 else 1, how.device)
-                for j in range(len(subjects)):
-                    timed[j] += found[str(j)].ms
-            latencies = [Latency(tuple(ms)) for ms in timed]
-            for j, s in enumerate(subjects):
-                ratio = paired_ratio(latencies[0], latencies[1]) if other is not None and j == 0 else None
-                macs = [_macs(eager[j], _call(s, eager[j], batch, how)) / batch_size for batch in inputs[j]]
-                row = _row(s.name, s.input_size(inputs[j][0]), macs, latencies[j], batch_size, settings)
-                results.append(Result(row, other.name if ratio and other else None, ratio, _parameters(eager[j])))
+            found = [c for g, x in zip(groups, inputs, strict=True) for c in g.candidates(x[:count], batch_size)]
+            results += _results(found, _time(found, count, settings), other, batch_size, settings)
     return results
 
 
-def _call(subject: Subject, model: nn.Module, batch: Any, how: Preparation) -> Callable[[], Any]:
-    return lambda: subject.call(model, batch, how)
+def _time(candidates: list[Candidate], count: int, settings: Settings) -> list[list[Latency]]:
+    """Each candidate's latencies on each batch; those of one round stand in one place."""
+    timed: list[list[Latency]] = [[] for _ in candidates]
+    for i in range(count):
+        # of 10 repeats over 3 batches: 4, 3, 3
+        repeats = settings.repeats // count + (i < settings.repeats % count)
+        found = time_interleaved(
+            {str(j): candidate.call(i) for j, candidate in enumerate(candidates)},
+            repeats,
+            settings.warmup if i == 0 else 1,
+            settings.how.device,
+            before={str(j): candidate.ready[i] for j, candidate in enumerate(candidates)},
+        )
+        for j, batches in enumerate(timed):
+            batches.append(found[str(j)])
+    return timed
 
 
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _pooled(batches: list[Latency]) -> Latency:
+    return Latency(tuple(ms for batch in batches for ms in batch.ms))
 
 
-@torch.no_grad()
-def _macs(model: nn.Module, run: Callable[[], Any]) -> int:
-    return count_macs(model, run).get('', 0)
+def _results(
+    candidates: list[Candidate], timed: list[list[Latency]], other: Subject | None, batch_size: int, settings: Settings
+) -> list[Result]:
+    costs = [candidate.macs(batch_size) for candidate in candidates]
+    pooled = [_pooled(batches) for batches in timed]
+    results = []
+    for j, candidate in enumerate(candidates):
+        if not candidate.wanted:
+            continue
+        rival = pooled[-1] if other is not None and j < len(candidates) - 1 else None
+        row = _row(candidate, costs[j], pooled[j], batch_size, settings)
+        realised = None
+        if candidate.variant is not None:  # its dense form is the first
+            own, dense = mean_of_medians(timed[j]), mean_of_medians(timed[0])
+            row.update(latency_ms_p50=own, t_dense_ms=dense, density=candidate.density)
+            if candidate.variant.execution != 'dense' and (saved := 1 - costs[j].mean / costs[0].mean) > 0:
+                row['realised_saving'] = (1 - own / dense) / saved
+                share = mean_ratio(timed[j], timed[0])
+                realised = (1 - share.high) / saved, (1 - share.low) / saved
+        ratio = paired_ratio(pooled[j], rival) if rival else None
+        results.append(Result(row, other.name if rival and other else None, ratio, candidate.parameters, realised))
+    return results
 
 
-def _row(
-    name: str, size: tuple[int, int] | None, macs: list[float], latency: Latency, batch_size: int, settings: Settings
-) -> dict[str, Any]:
-    how = settings.how
+def _row(candidate: Candidate, cost: Cost, latency: Latency, batch_size: int, settings: Settings) -> dict[str, Any]:
+    how, variant = settings.how, candidate.variant or Variant()
+    size = candidate.subject.input_size(candidate.batches[0])
     values: dict[str, Any] = dict.fromkeys(SCHEMA)
     values |= dict(
-        model=name,
-        execution='dense',
+        model=candidate.subject.name,
+        execution=variant.execution,
+        policy=variant.policy,
+        budget=variant.budget,
         batch_size=batch_size,
         input_size=None if size is None else size[0] if size[0] == size[1] else f'{size[0]}x{size[1]}',
         device=device_name(how.device),
         threads=settings.threads,
         dtype=how.dtype,
         torch=torch.__version__,
-        macs_mean=float(np.mean(macs)),
-        macs_std=float(np.std(macs)),
+        macs_mean=cost.mean,
+        macs_std=cost.std,
         latency_ms_p50=latency.p50,
         latency_ms_p90=latency.p90,
     )
@@ -180,25 +234,38 @@ def device_name(device: str) -> str:
 
 
 def report(results: Sequence[Result]) -> str:
-    """A table to read."""
-    rows = [('model', 'batch', 'input', 'params (M)', 'MACs (G)', 'p50 (ms)', 'p90 (ms)', 'samples/s', 'ratio [95 %]')]
+    """A table to read; with the columns of dynamic networks where there is one."""
+    dynamic = any(result.row['t_dense_ms'] is not None for result in results)
+    heading = ['model', 'batch', 'input', 'params (M)', 'MACs (G)', 'p50 (ms)', 'p90 (ms)', 'samples/s', 'ratio [95 %]']
+    if dynamic:
+        heading[1:1] = ['execution', 'policy', 'budget', 'density']
+        heading[-1:-1] = ['dense (ms)', 'realised saving [95 %]']
+    rows = [heading]
     for result in results:
-        row = result.row
-        ratio = result.ratio
-        rows.append(
-            (
-                row['model'],
-                str(row['batch_size']),
-                str(row['input_size'] or '-'),
-                f'{result.parameters / 1e6:.2f}',
-                f'{row["macs_mean"] / 1e9:.3f}',
-                f'{row["latency_ms_p50"]:.2f}',
-                f'{row["latency_ms_p90"]:.2f}',
-                f'{1000 * row["batch_size"] / row["latency_ms_p50"]:.1f}',
-                f'{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]' if ratio else '',
-            )
-        )
+        row, ratio = result.row, result.ratio
+        cells = [
+            Path(row['model']).stem if is_config(row['model']) else row['model'],
+            str(row['batch_size']),
+            str(row['input_size'] or '-'),
+            f'{result.parameters / 1e6:.2f}',
+            f'{row["macs_mean"] / 1e9:.3f}',
+            f'{row["latency_ms_p50"]:.2f}',
+            f'{row["latency_ms_p90"]:.2f}',
+            f'{1000 * row["batch_size"] / row["latency_ms_p50"]:.1f}',
+            f'{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]' if ratio else '',
+        ]
+        if dynamic:
+            cells[1:1] = [row['execution'], row['policy'] or '-', _number(row['budget'], 2), _number(row['density'], 3)]
+            saving = _number(row['realised_saving'], 3)
+            if result.realised:
+                saving += f' [{result.realised[0]:.3f}, {result.realised[1]:.3f}]'
+            cells[-1:-1] = [_number(row['t_dense_ms'], 2), saving]
+        rows.append(cells)
     return table(rows)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return '-' if value is None else f'{value:.{digits}f}'
 
 
 def write_results(results: Sequence[Result], folder: str | Path, extra: Mapping[str, Any]) -> list[Path]:
@@ -215,13 +282,16 @@ def write_results(results: Sequence[Result], folder: str | Path, extra: Mapping[
     files = [Path(folder) / f'benchmark.{ending}' for ending in ('json', 'csv', 'png')]
     write_json(files[0], [result.row for result in results])
     write_csv(files[1], [_csv_row(result) | dict(extra) for result in results])
-    plot(results, files[2])
+    plot([result.row for result in results], files[2])
     return files
 
 
 def _csv_row(result: Result) -> dict[str, Any]:
     ratio = result.ratio
+    low, high = result.realised or (None, None)
     return result.row | dict(
+        realised_low=low,
+        realised_high=high,
         parameters=result.parameters,
         against=result.against,
         ratio=ratio and round(ratio.median, 4),
@@ -239,41 +309,4 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(target)
-
-
-def plot(results: Sequence[Result], path: str | Path) -> None:
-    """Latency a picture against multiply-adds, a colour for each batch size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.5), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for batch_size in sorted({result.row['batch_size'] for result in results}):
-        rows = [result.row for result in results if result.row['batch_size'] == batch_size]
-        axes.scatter(
-            [row['macs_mean'] / 1e9 for row in rows],
-            [row['latency_ms_p50'] / batch_size for row in rows],
-            label=f'batch {batch_size}',
-            s=22,
-        )
-    largest = max(result.row['batch_size'] for result in results)
-    for row in (result.row for result in results if result.row['batch_size'] == largest):
-        point = (row['macs_mean'] / 1e9, row['latency_ms_p50'] / largest)
-        axes.annotate(Path(row['model']).stem, point, xytext=(4, 3), textcoords='offset points', fontsize=7)
-    row = results[0].row
-    axes.set(
-        xscale='log',
-        yscale='log',
-        xlabel='multiply-adds a picture (G)',
-        ylabel='latency a picture (ms), median',
-        title=f'{row["device"]}, {row["dtype"]}, threads {row["threads"]}, torch {row["torch"]}',
-    )
-    axes.grid(alpha=0.3, which='both')
-    axes.legend()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{os.getpid()}.{target.name}')
-    figure.savefig(partial, dpi=130)
     partial.replace(target)

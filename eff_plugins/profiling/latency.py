@@ -10,7 +10,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,7 @@ def time_interleaved(
     warmup: int = 5,
     device: str | torch.device = 'cpu',
     min_ms: float = 1.0,
+    before: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict[str, Latency]:
     """Time each function once a round, in turn, without gradients.
 
@@ -61,6 +62,8 @@ def time_interleaved(
         device: On a CUDA device events are used and the queue is drained before and after each measurement.
         min_ms: A shorter function is called several times a measurement until about this many milliseconds have
             passed, because the clock and the call itself would count otherwise; the result is a call's share.
+        before: Name -> what makes ready for the function of that name, such as another setting of a shared model; it is
+            called before each measurement and does not count.
 
     Returns:
         Name -> latency, ``repeats`` measurements each; those of one round are neighbours in time.
@@ -76,13 +79,19 @@ def time_interleaved(
         raise ValueError(f'warmup={warmup} must not be negative')
     measure = _measure_cuda if torch.device(device).type == 'cuda' else _measure_cpu
     samples: dict[str, list[float]] = {name: [] for name in functions}
+    ready = dict.fromkeys(functions, _nothing) | dict(before or {})
+    calls: dict[str, int] = {}
     with torch.no_grad(), _no_garbage_collection():
         for _ in range(warmup):
-            for function in functions.values():
+            for name, function in functions.items():
+                ready[name]()
                 function()
-        calls = {name: _calls_for(function, measure, min_ms) for name, function in functions.items()}
+        for name, function in functions.items():
+            ready[name]()
+            calls[name] = _calls_for(function, measure, min_ms)
         for _ in range(repeats):
             for name, function in functions.items():
+                ready[name]()
                 samples[name].append(measure(function, calls[name]))
     return {name: Latency(tuple(values)) for name, values in samples.items()}
 
@@ -111,6 +120,45 @@ def paired_ratio(
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
+def mean_of_medians(batches: Sequence[Latency]) -> float:
+    """Mean over batches of each one's median, ms: what a network costs whose time depends on its input.
+
+    A median over all batches would be that of some batch in the middle, which mean multiply-adds say nothing about.
+    """
+    return float(np.mean([batch.p50 for batch in batches]))
+
+
+def mean_ratio(
+    numerator: Sequence[Latency],
+    denominator: Sequence[Latency],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Ratio:
+    """Ratio of two means of medians, with a percentile bootstrap over the rounds of each batch, which stay paired.
+
+    Args:
+        numerator: Latencies on each batch.
+        denominator: On the same batches, in the same rounds.
+        confidence: Of the two-sided interval.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: The two were not measured in the same rounds.
+    """
+    if [len(batch.ms) for batch in numerator] != [len(batch.ms) for batch in denominator]:
+        raise ValueError('the measurements of the two do not pair')
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((2, resamples))
+    for above, below in zip(numerator, denominator, strict=True):
+        draws = rng.integers(0, len(above.ms), (resamples, len(above.ms)))
+        sums += [np.median(np.asarray(latency.ms)[draws], axis=1) for latency in (above, below)]
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(sums[0] / sums[1], [tail, 100 - tail])
+    return Ratio(mean_of_medians(numerator) / mean_of_medians(denominator), float(low), float(high))
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch use ``count`` threads within the block.
@@ -135,6 +183,10 @@ def busy_note(count: int) -> str:
     if load + count <= cores:
         return ''
     return f'the machine is busy: load average {load:.1f} on {cores} cores, {count} wanted; paired ratios stand, times do not'
+
+
+def _nothing() -> None:
+    """What most functions need before a measurement."""
 
 
 def _calls_for(function: Callable[[], Any], measure: Callable[[Callable[[], Any], int], float], min_ms: float) -> int:

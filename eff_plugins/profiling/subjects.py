@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,15 +15,19 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
 from eff_plugins.deploy.prepare import Preparation, prepare
+from eff_plugins.engine.calibration import training_batches
 from eff_plugins.engine.runs import check_checkpoint, load_config
 from eff_plugins.naming import nearest
 
 DATA = ('real', 'random')
 DEFAULT_SIZE = 224
+# Samples of the training split that a learned policy's thresholds are set on
+CALIBRATED = 64
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Frameworks whose models take pictures; the others' need clips or point clouds, which only their data sets have.
 _PICTURES = ('eff_plugins', 'mmdet', 'mmseg')
@@ -73,11 +77,15 @@ class Subject:
         name: As the user wrote it.
         model: In eval mode, not prepared.
         notes: What the user should know about the figures.
+        checkpoint: Where its weights come from; None: they are random.
+        cfg: The config that it was built from, if any.
     """
 
     name: str
     model: nn.Module
     notes: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    cfg: Config | None = None
 
     def prepare(self, how: Preparation) -> nn.Module:
         """The network as it is timed."""
@@ -85,7 +93,23 @@ class Subject:
 
     def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
         """``count`` inputs for :meth:`call`."""
+        if is_config(data):
+            return [self._sized(x, size, how) for x in self._foreign(data, batch_size, count)]
         return [how.inputs(x) for x in pictures(batch_size, size or DEFAULT_SIZE, data, count)]
+
+    def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
+        """Inputs for :meth:`call` from the training split of its config, to calibrate on."""
+        assert self.cfg is not None
+        return [self._sized(x, size, how) for x in _preprocess(self.cfg, training_batches(self.cfg, CALIBRATED))]
+
+    def _foreign(self, path: str, batch_size: int, count: int) -> list[Tensor]:
+        cfg = load_config(path)
+        return _preprocess(cfg, _batches_of(cfg, path, batch_size, count))
+
+    def _sized(self, x: Tensor, size: int | None, how: Preparation) -> Tensor:
+        if size is not None:
+            x = F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)
+        return how.inputs(x)
 
     def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
         """Run the prepared model once."""
@@ -99,10 +123,12 @@ class Subject:
 class ConfigSubject(Subject):
     """A model of a config, run through ``test_step`` on batches of its test set (or on pictures, where that is absent)."""
 
-    def __init__(self, name: str, model: nn.Module, cfg: Config, notes: tuple[str, ...] = ()) -> None:
-        super().__init__(name, model, notes)
-        self.cfg = cfg
-        self.scope = cfg.get('default_scope', 'eff_plugins')
+    cfg: Config
+
+    @property
+    def scope(self) -> str:
+        """The framework that the config is for."""
+        return self.cfg.get('default_scope', 'eff_plugins')
 
     def prepare(self, how: Preparation) -> nn.Module:
         # bf16 by autocast: what comes after the network (NMS, masks) wants float32. torch.compile for the backbone alone:
@@ -117,9 +143,11 @@ class ConfigSubject(Subject):
     def batches(self, batch_size: int, size: int | None, data: str, count: int, how: Preparation) -> list[Any]:
         if size is not None:
             raise ValueError(f'{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options')
+        if is_config(data):
+            return _batches_for(self.scope, data, batch_size, count)
         if data == 'real':
             try:
-                return self._own(batch_size, count)
+                return _batches_of(self.cfg, self.name, batch_size, count)
             except FileNotFoundError as error:
                 if self.scope not in _PICTURES:
                     raise
@@ -127,16 +155,6 @@ class ConfigSubject(Subject):
         if self.scope not in _PICTURES:
             raise ValueError(f'{self.name}: a model of {self.scope} takes no pictures; use --data real')
         return self._from_pictures(batch_size, data, count)
-
-    def _own(self, batch_size: int, count: int) -> list[Any]:
-        from mmengine.runner import Runner
-
-        options = dict(batch_size=batch_size, num_workers=0, persistent_workers=False, drop_last=True)
-        loader = Runner.build_dataloader({**self.cfg.test_dataloader, **options})
-        found = list(islice(loader, count))
-        if not found:
-            raise ValueError(f'{self.name}: its test set has fewer than --batch-size {batch_size} samples')
-        return found
 
     def _from_pictures(self, batch_size: int, data: str, count: int) -> list[Any]:
         from mmengine.dataset import pseudo_collate
@@ -163,6 +181,9 @@ class ConfigSubject(Subject):
             for i in range(min(count, len(samples)))
         ]
 
+    def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
+        return list(training_batches(self.cfg, CALIBRATED))
+
     def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
         kind = torch.device(how.device).type
         low = how.dtype != 'float32'
@@ -172,6 +193,35 @@ class ConfigSubject(Subject):
     def input_size(self, batch: Any) -> tuple[int, int] | None:
         inputs = self.model.data_preprocessor(batch, False)['inputs']  # type: ignore[operator]
         return (inputs.shape[-2], inputs.shape[-1]) if isinstance(inputs, Tensor) and inputs.dim() >= 4 else None
+
+
+def _batches_of(cfg: Config, name: str, batch_size: int, count: int) -> list[Any]:
+    """The first ``count`` batches of a config's test set."""
+    from mmengine.runner import Runner
+
+    options = dict(batch_size=batch_size, num_workers=0, persistent_workers=False, drop_last=True)
+    found = list(islice(Runner.build_dataloader({**cfg.test_dataloader, **options}), count))
+    if not found:
+        raise ValueError(f'{name}: its test set has fewer than --batch-size {batch_size} samples')
+    return found
+
+
+def _batches_for(scope: str, path: str, batch_size: int, count: int) -> list[Any]:
+    """The first ``count`` batches of the test set of the config at ``path``, for a model of the framework ``scope``."""
+    cfg = load_config(path)
+    try:
+        return _batches_of(cfg, path, batch_size, count)
+    finally:
+        init_default_scope(scope)
+
+
+def _preprocess(cfg: Config, batches: Iterable[Any]) -> list[Tensor]:
+    """Batches of a config's data as its own model would see them, (B, 3, H, W)."""
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    found = [preprocessor(batch, False)['inputs'] for batch in batches]
+    if not all(isinstance(x, Tensor) and x.ndim == 4 for x in found):
+        raise ValueError('the data of this config are no pictures')
+    return found
 
 
 def split_specs(words: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -185,7 +235,7 @@ def split_specs(words: Sequence[str]) -> list[tuple[str, str | None]]:
     pairs: list[tuple[str, str | None]] = []
     for word in words:
         if word.endswith(('.pth', '.pt', '.ckpt', '.safetensors')) or '://' in word:
-            if not pairs or not _is_config(pairs[-1][0]) or pairs[-1][1] is not None:
+            if not pairs or not is_config(pairs[-1][0]) or pairs[-1][1] is not None:
                 raise ValueError(f'{word}: a checkpoint follows the config that it belongs to')
             pairs[-1] = (pairs[-1][0], word)
         else:
@@ -211,7 +261,7 @@ def find_subject(
         FileNotFoundError: There is no such config or checkpoint.
         MissingExtraError: timm, torchvision or the config's framework is not installed.
     """
-    if _is_config(spec):
+    if is_config(spec):
         return _config_subject(spec, checkpoint, cfg_options, size)
     from eff_plugins.testing.oracles import build_oracle, randomise
 
@@ -226,7 +276,8 @@ def find_subject(
     return Subject(spec, model)
 
 
-def _is_config(spec: str) -> bool:
+def is_config(spec: str) -> bool:
+    """Whether ``spec`` is a config file, or ``package::path`` of one."""
     return spec.endswith('.py') or '::' in spec
 
 
@@ -247,7 +298,6 @@ def _check_foreign(spec: str) -> None:
 
 
 def _config_subject(spec: str, checkpoint: str | None, cfg_options: dict | None, size: int | None) -> Subject:
-    from mmengine.registry import MODELS
     from mmengine.runner import load_checkpoint
 
     if checkpoint is not None:
@@ -264,8 +314,8 @@ def _config_subject(spec: str, checkpoint: str | None, cfg_options: dict | None,
         except RuntimeError as error:
             raise ValueError(f'{checkpoint} does not fit {spec}: {error}') from error
     if size is not None and cfg.get('default_scope', 'eff_plugins') == 'eff_plugins':
-        return Subject(spec, model, notes)
-    return ConfigSubject(spec, model, cfg, notes)
+        return Subject(spec, model, notes, checkpoint, cfg)
+    return ConfigSubject(spec, model, notes, checkpoint, cfg)
 
 
 def _initialise(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from eff_plugins.registry import HOOKS, VISUALIZERS
+from eff_plugins.visualization.compute import add_panel
 from eff_plugins.visualization.hooks import DrawingHook
 from eff_plugins.visualization.pictures import write_picture
 
@@ -90,11 +91,13 @@ class ClsVisualizationHook(DrawingHook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        """Draw the batch as the network saw it."""
-        for image, sample in zip((data_batch or {}).get('inputs', ()), outputs or (), strict=True):
+        """Draw the batch as the network saw it; beside it where a dynamic one computed."""
+        pairs = zip((data_batch or {}).get('inputs', ()), outputs or (), strict=True)
+        for i, (image, sample) in enumerate(pairs):
             picture = image.permute(1, 2, 0).cpu().numpy()
             out = self.next_file(runner, sample.img_path)
             runner.visualizer.add_datasample('test', picture, sample, out_file=str(out))
+            add_panel(out, picture, self.last_pass(runner), i, dict(img_shape=picture.shape[:2]))
 
 
 @HOOKS.register_module()

@@ -10,7 +10,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from eff_plugins.datasets.transforms import read_image
+from eff_plugins.dynamic.watch import Pass
+from eff_plugins.engine.execution import ExecutionHook
 from eff_plugins.registry import HOOKS
+from eff_plugins.visualization.compute import add_panel
 
 
 class DrawingHook(Hook):
@@ -26,6 +29,11 @@ class DrawingHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         self._count = 0
+
+    def last_pass(self, runner: Runner) -> Pass | None:
+        """What a dynamic network did with the batch at hand; None for a static one."""
+        watches = [hook.watch for hook in runner.hooks if isinstance(hook, ExecutionHook)]
+        return watches[0].last if watches and watches[0] is not None else None
 
     def next_file(self, runner: Runner, source: str | None = None) -> Path:
         """The next item's file: its place in the data set, then the name of the file that it was read from.
@@ -58,9 +66,10 @@ class ImageVisualizationHook(DrawingHook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
     ) -> None:
-        """Draw the batch over the pictures as they are on the disk."""
-        for sample in outputs or ():
+        """Draw the batch over the pictures as they are on the disk; beside them where a dynamic network computed."""
+        for i, sample in enumerate(outputs or ()):
             out = self.next_file(runner, sample.img_path)
             out.parent.mkdir(parents=True, exist_ok=True)
             picture = read_image(sample.img_path)
             runner.visualizer.add_datasample('test', picture, sample, out_file=str(out), **self.options)
+            add_panel(out, picture, self.last_pass(runner), i, sample.metainfo)

@@ -207,3 +207,35 @@ def test_decide_switches_between_training_and_evaluation():
     assert decide(scores).sum() == 0
     decide.threshold = 0.4
     assert decide(scores).mean() == 1
+
+
+@pytest.mark.parametrize('kind', ['learned', 'random'])
+def test_closing_in_on_a_budget_takes_fewer_passes_than_the_whole_curve(kind):
+    net, _ = network()
+    dynamic.set_policy(net, kind)
+    data, passes = [pictures(32)], []
+
+    def forward(model, batch):
+        passes.append(1)
+        return model(batch)
+
+    torch.manual_seed(0)
+    dynamic.calibrate(net, data, forward)
+    whole = len(passes)
+    calibration = dynamic.calibrate(net, data, forward, budgets=[0.7])
+    assert len(passes) - whole < 0.7 * whole and len(calibration.knobs) < 10
+    dynamic.set_execution(net, 'sparse')
+    dynamic.set_budget(net, 0.7)
+    total = dynamic.network_macs(net, lambda: net(data[0]), 32)
+    with dynamic.record(net) as stats, torch.no_grad():
+        net(data[0])
+    assert float(stats.share(total)) == pytest.approx(0.7, abs=0.02 if kind == 'learned' else 0.06)
+    with pytest.raises(ValueError, match='that is the minimum'):
+        dynamic.calibrate(net, data, forward, budgets=[0.01]).knob(0.01)
+
+
+def test_a_file_that_is_no_calibration_is_named(tmp_path):
+    for content in ('{}', '[1]', 'x', '{"knobs": [1], "shares": [1]}'):
+        (tmp_path / 'c.json').write_text(content)
+        with pytest.raises(ValueError, match=r'c\.json is no calibration'):
+            dynamic.Calibration.load(tmp_path / 'c.json')

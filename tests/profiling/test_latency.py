@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from eff_plugins.profiling import latency
-from eff_plugins.profiling.latency import Latency, busy_note, paired_ratio, threads, time_interleaved
+from eff_plugins.profiling.latency import (
+    Latency,
+    busy_note,
+    mean_of_medians,
+    mean_ratio,
+    paired_ratio,
+    threads,
+    time_interleaved,
+)
 
 
 def test_rounds_alternate_and_warm_up_is_not_counted():
@@ -74,3 +82,27 @@ def test_busy_machine_is_named(monkeypatch):
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_depends_on_the_input_is_averaged_over_inputs():
+    """Half of the batches cost nothing: half of the time is gone, though a median over all would say nothing is."""
+    sparse = [Latency((1.0, 1.0, 1.2)), Latency((101.0, 99.0, 100.0)), Latency((100.0, 100.0, 100.0))]
+    dense = [Latency((100.0, 100.0, 98.0))] * 3
+    assert mean_of_medians(sparse) == pytest.approx(67.0)
+    ratio = mean_ratio(sparse, dense)
+    assert ratio.median == pytest.approx(0.67) and ratio.low <= ratio.median <= ratio.high
+    assert ratio.high - ratio.low < 0.03
+    with pytest.raises(ValueError, match='do not pair'):
+        mean_ratio(sparse, dense[:2])
+
+
+def test_what_makes_ready_is_called_before_each_measurement_and_not_counted():
+    order = []
+    result = time_interleaved(
+        {'a': lambda: order.append('a'), 'b': lambda: order.append('b')},
+        repeats=2,
+        warmup=1,
+        min_ms=0,
+        before={'b': lambda: (order.append('ready'), time.sleep(0.01))},
+    )
+    assert order == ['a', 'ready', 'b'] * 4 and result['b'].p50 < 5

@@ -66,7 +66,7 @@ def test_test_prints_a_table_writes_metrics_and_pictures(trained, env, tmp_path)
         env, 'test', CONFIG, str(trained), '--out', str(out), '--show-dir', str(show), '--cfg-options', *SMALL
     )
     metrics = json.loads(out.read_text())
-    assert {'acc/top1', 'acc/top5', 'config', 'checkpoint_sha256', 'execution', 'budget'} == set(metrics)
+    assert {'acc/top1', 'acc/top5', 'config', 'checkpoint_sha256', 'execution', 'budget', 'policy'} == set(metrics)
     assert metrics['acc/top5'] >= metrics['acc/top1'] and len(metrics['checkpoint_sha256']) == 64
     assert 'acc/top1' in result.stdout.splitlines()[-2]
     assert len(list(show.glob('*.png'))) == 4

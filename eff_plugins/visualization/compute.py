@@ -1,0 +1,191 @@
+"""Where a dynamic network computed: a heat map over the picture, in shares of what the dense network spends there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from eff_plugins.dynamic.recorder import Entry, Stats
+from eff_plugins.dynamic.watch import Pass
+from eff_plugins.visualization.pictures import write_picture
+
+_STRIP, _LINE = 26, 18  # heights of the colour scale and of a line of text, pixels
+_NARROWEST = 240  # the legend needs as much
+
+
+def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_macs: float | None = None) -> np.ndarray:
+    """Share of the dense network's multiply-adds spent at each place of one picture.
+
+    A dynamic module spends its dense multiply-adds, spread evenly, where its mask is on and nothing elsewhere; a module
+    without a mask spends evenly what it spent. Layers outside of dynamic modules and the policies are the floor.
+
+    Args:
+        stats: Of one forward pass.
+        size: (H, W) that the masks lie over: the batch as the network saw it, padding included.
+        sample: Which picture of the batch.
+        network_macs: Of the dense network for one sample; None: the dynamic modules are all there is.
+
+    Returns:
+        (H, W) float32: 1 where everything was computed.
+
+    Raises:
+        ValueError: Nothing was recorded, or there is no such sample.
+    """
+    _check(stats, sample)
+    dense = sum(entry.dense_macs for entry in stats.entries)
+    total = dense if network_macs is None else network_macs
+    spent = torch.full(size, max(total - dense, 0.0) + sum(entry.policy_macs for entry in stats.entries))
+    for entry in stats.entries:
+        if entry.mask is None or entry.mask.ndim != 4 or len(entry.mask) != stats.samples:
+            spent += _spent(entry, stats, sample) - entry.policy_macs
+        else:
+            mask = entry.mask[sample : sample + 1, :1].float().cpu()
+            spent += entry.dense_macs * F.interpolate(mask, size, mode='nearest-exact')[0, 0]
+    return (spent / total).numpy()
+
+
+def executed_share(stats: Stats, sample: int, network_macs: float) -> float:
+    """Share of the dense network's multiply-adds that one sample of the batch took, policies included."""
+    _check(stats, sample)
+    return 1 - sum(entry.dense_macs - _spent(entry, stats, sample) for entry in stats.entries) / network_macs
+
+
+def _check(stats: Stats, sample: int) -> None:
+    if not 0 <= sample < stats.samples:
+        raise ValueError(f'sample={sample}: {stats.samples} samples were recorded')
+
+
+def _spent(entry: Entry, stats: Stats, sample: int) -> float:
+    """What one sample spent in a call; where not all of the batch came there, the mean."""
+    macs = entry.macs.detach().float()
+    return float(macs[sample]) if len(macs) == stats.samples else float(macs.sum()) / stats.samples
+
+
+def legend_lines(done: Pass, sample: int) -> list[str]:
+    """What a legend says of one picture: its share, the least possible, and what it took of several (an exit ...)."""
+    fixed = sum(entry.dense_macs - entry.policy_macs for entry in done.stats.entries)
+    share, floor = executed_share(done.stats, sample, done.network_macs), 1 - fixed / done.network_macs
+    lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor:.0f} %']
+    for entry in done.stats.entries:
+        for kind in ('exit', 'choice'):
+            taken = getattr(entry, kind, None)
+            if isinstance(taken, torch.Tensor) and len(taken) == done.stats.samples:
+                lines.append(f'{entry.name.rpartition(".")[2] or "network"}: {kind} {int(taken[sample])}')
+    return lines
+
+
+def undo(heat: np.ndarray, metainfo: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Bring a map over the network's input back to the picture on the disk.
+
+    Args:
+        heat: (H, W), over the padded input; pictures lie in its upper left corner.
+        metainfo: The framework's, with ``ori_shape`` and ``scale_factor`` (width, height), or with ``img_shape``; without
+            them the picture fills the input.
+        shape: (H', W') of the picture.
+
+    Returns:
+        (H', W').
+    """
+    height, width = heat.shape
+    if 'scale_factor' in metainfo and 'ori_shape' in metainfo:
+        # not img_shape, which a padding step of the pipeline makes that of the padded picture
+        wide, high = metainfo['scale_factor'][:2]
+        height, width = round(metainfo['ori_shape'][0] * high), round(metainfo['ori_shape'][1] * wide)
+    elif 'img_shape' in metainfo:
+        height, width = metainfo['img_shape'][:2]
+    content = torch.from_numpy(np.ascontiguousarray(heat[: max(height, 1), : max(width, 1)]))
+    return F.interpolate(content[None, None], shape, mode='nearest-exact')[0, 0].numpy()
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """(...) in [0, 1] -> (..., 3) uint8 RGB, dark blue to red."""
+    import cv2
+
+    grey = np.clip(np.asarray(values) * 255, 0, 255).astype(np.uint8)
+    return cv2.applyColorMap(grey.reshape(-1, 1), cv2.COLORMAP_TURBO)[:, 0, ::-1].reshape(*grey.shape, 3)
+
+
+def paint(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Lay a map over a picture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        heat: (H, W), 0 (blue) to 1 (red).
+        strength: Weight of the colours.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    if picture.shape[:2] != heat.shape:
+        raise ValueError(f'a map of {heat.shape} does not cover a picture of {picture.shape[:2]}')
+    grey = picture.mean(2, keepdims=True)  # colours are the map's alone
+    return ((1 - strength) * grey + strength * _colours(heat)).round().astype(np.uint8)
+
+
+def with_legend(painted: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """Put the colour scale (0 to 1 of the dense multiply-adds) and ``lines`` below a painted picture (H, W, 3)."""
+    import cv2
+
+    width = max(painted.shape[1], _NARROWEST)
+    canvas = np.full((painted.shape[0] + _STRIP + _LINE * len(lines) + 4, width, 3), 255, np.uint8)
+    canvas[: painted.shape[0], : painted.shape[1]] = painted
+    top = painted.shape[0] + 4
+    canvas[top : top + 10, 20:-20] = _colours(np.linspace(0, 1, width - 40))
+    font, black = cv2.FONT_HERSHEY_SIMPLEX, (0, 0, 0)
+    cv2.putText(canvas, '0', (6, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
+    cv2.putText(canvas, '1', (width - 14, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
+    for i, line in enumerate(lines):
+        cv2.putText(canvas, line, (6, top + _STRIP + _LINE * i), font, 0.42, black, 1, cv2.LINE_AA)
+    return canvas
+
+
+def beside(drawing: np.ndarray, panel: np.ndarray) -> np.ndarray:
+    """Two pictures next to each other from their upper edges, white where one is lower."""
+    height = max(len(drawing), len(panel))
+    parts = [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in (drawing, panel)]
+    return np.concatenate(parts, 1)
+
+
+def compute_panel(
+    picture: np.ndarray, done: Pass, sample: int, metainfo: Any, height: int | None = None
+) -> np.ndarray | None:
+    """The painted picture with its legend, or None where the network's input is no picture or was cut into several.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB: what ``metainfo`` leads back to.
+        done: The forward pass.
+        sample: Which picture of the batch.
+        metainfo: As for :func:`undo`.
+        height: Of the painted picture; by default its own.
+    """
+    if done.size is None or sample >= done.stats.samples:
+        return None
+    whole = compute_map(done.stats, done.size, sample, done.network_macs)
+    heat = undo(whole, metainfo, (picture.shape[0], picture.shape[1]))
+    painted = paint(picture, heat)
+    if height is not None and height != len(painted):
+        import cv2
+
+        wide = max(1, round(painted.shape[1] * height / len(painted)))
+        painted = cv2.resize(painted, (wide, height), interpolation=cv2.INTER_NEAREST)
+    return with_legend(painted, legend_lines(done, sample))
+
+
+def add_panel(file: Path, picture: np.ndarray, done: Pass | None, sample: int, metainfo: Any) -> None:
+    """Put the heat map beside the drawing that lies in ``file``; nothing where there is no drawing or no map."""
+    from eff_plugins.datasets.transforms import read_image
+
+    if done is None or not file.is_file():
+        return
+    drawing = read_image(file)
+    panel = compute_panel(picture, done, sample, metainfo, len(drawing))
+    if panel is not None:
+        write_picture(file, beside(drawing, panel))

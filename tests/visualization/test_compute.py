@@ -1,0 +1,166 @@
+"""The compute heat map: its values, its way back to the picture, and its place in the drawings of the tools."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eff_plugins import dynamic
+from eff_plugins.dynamic.recorder import Stats, emit, record
+from eff_plugins.dynamic.watch import Pass, Watch
+from eff_plugins.engine.execution import ExecutionHook, Operation
+from eff_plugins.engine.infer import Inferencer
+from eff_plugins.engine.runs import build_runner, load_config, show_predictions
+from eff_plugins.visualization.compute import compute_map, executed_share, legend_lines, paint, undo, with_legend
+from tests.configs.test_configs import HOSTS, ROOT, shrink
+from tests.toy_spatial import toy
+
+
+class Module(nn.Module):
+    """Two calls of dynamic modules: one with a mask over the left half for sample 0, one that skips for sample 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Identity(), nn.Identity()
+
+    def forward(self):
+        left = torch.zeros(2, 1, 2, 2)
+        left[0, :, :, 0] = 1
+        emit(
+            self.a,
+            dense_macs=60.0,
+            macs=torch.tensor([31.0, 1.0]),
+            policy_macs=1.0,
+            density=left.mean((1, 2, 3)),
+            mask=left,
+        )
+        emit(self.b, dense_macs=20.0, macs=torch.tensor([20.0, 4.0]), policy_macs=0.0, density=torch.tensor([1.0, 0.2]))
+
+
+@pytest.fixture
+def stats() -> Stats:
+    model = Module()
+    with record(model) as found:
+        model()
+    return found
+
+
+def test_the_map_is_the_share_of_the_dense_network_at_each_place(stats):
+    heat = compute_map(stats, (4, 6), 0, network_macs=100.0)
+    # static layers 20, a policy 1, the module without a mask 20, the masked one 60 on the left
+    assert np.allclose(heat[:, :3], 1.01) and np.allclose(heat[:, 3:], 0.41)
+    assert np.allclose(compute_map(stats, (4, 6), 1, network_macs=100.0), 0.25)
+    assert np.allclose(compute_map(stats, (2, 2), 1), 5 / 80)  # without a static part
+    # the mean over the places is what was executed
+    assert executed_share(stats, 0, 100.0) == pytest.approx(heat.mean())
+    assert executed_share(stats, 1, 100.0) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match='sample=2: 2 samples were recorded'):
+        compute_map(stats, (4, 4), 2)
+    with pytest.raises(ValueError, match='sample=0: 0 samples'):
+        compute_map(Stats(Module()), (4, 4))
+
+
+def test_samples_that_did_not_come_to_a_module_share_its_mean():
+    model = Module()
+    with record(model) as stats:
+        emit(model.a, dense_macs=10.0, macs=torch.tensor([10.0, 10.0]), policy_macs=0.0, density=torch.ones(2))
+        emit(model.b, dense_macs=10.0, macs=torch.tensor([10.0]), policy_macs=0.0, density=torch.ones(1))
+    assert np.allclose(compute_map(stats, (1, 1), 1), 0.75)
+
+
+def test_a_choice_is_written_in_the_legend(stats):
+    entries = [SimpleNamespace(**vars(entry), choice=torch.tensor([2, 0])) for entry in stats.entries[:1]]
+    done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
+    assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', 'a: choice 2']
+
+
+@pytest.mark.parametrize(
+    ('metainfo', 'height', 'width'),
+    [
+        (dict(ori_shape=(30, 20), scale_factor=(2.0, 2.0), img_shape=(64, 64)), 60, 40),  # a padding step set img_shape
+        (dict(img_shape=(48, 64)), 48, 64),
+        ({}, 64, 64),
+    ],
+)
+def test_padding_and_resizing_are_undone(metainfo, height, width):
+    heat = np.zeros((64, 64), np.float32)
+    heat[: height // 2, : width // 4] = 1
+    back = undo(heat, metainfo, (30, 20))
+    assert back.shape == (30, 20)
+    assert back[:14, :4].min() == 1 and back[16:].max() == 0 and back[:, 6:].max() == 0
+
+
+def test_painting():
+    picture = np.full((8, 300, 3), 100, np.uint8)
+    heat = np.zeros((8, 300), np.float32)
+    heat[:, 150:] = 1
+    painted = paint(picture, heat)
+    cold, hot = painted[0, 0].astype(int), painted[0, -1].astype(int)
+    assert cold[2] > cold[0] and hot[0] > hot[2] and painted.shape == picture.shape
+    assert np.array_equal(paint(picture, heat, 0.0), picture)
+    whole = with_legend(painted, ['60 %'])
+    assert whole.shape[0] > 8 + 30 and whole.shape[1] == 300 and np.array_equal(whole[:8], painted)
+    assert with_legend(painted[:, :20], []).shape[1] >= 200  # the scale needs room
+    with pytest.raises(ValueError, match='does not cover'):
+        paint(picture, heat[:4])
+
+
+def test_a_watch_counts_the_dense_network_once_for_each_size():
+    net = dynamic.set_execution(toy(), 'sparse')
+    for level in net.levels:
+        level.decide.threshold = 0.3
+    calls, seen = [], []
+    net.stem.register_forward_hook(lambda *_: calls.append(1))
+    watch = Watch(net, seen.append)
+    with torch.no_grad():
+        for size in (32, 64, 32):
+            x = torch.randn(2, 3, size, size)
+            out = net(x)[0]
+            assert watch.last.size == (size, size) and watch.last.stats.samples == 2
+            assert watch.last.network_macs == dynamic.network_macs(net, lambda x=x: net.forward(x), 2)
+    assert len(calls) == 3 + 2 + 3 and len(seen) == 3
+    watch.remove()
+    assert torch.equal(net(x)[0], out) and len(seen) == 3
+    assert all(module.execution == 'sparse' for _, module in dynamic.module.dynamic_modules(net))
+
+
+# scope -> (height, width) of a picture of the tiny data, drawings side by side without the map
+PICTURES = {'mmdet': (96, 128), 'mmseg': (120, 160), 'eff_plugins': (288, 288)}
+CONFIGS = {'mmdet': 'toy_det', 'mmseg': 'toy_seg', 'eff_plugins': 'toy_cls'}
+
+
+@pytest.mark.parametrize('scope', CONFIGS)
+def test_the_map_stands_beside_the_predictions(scope, tiny_root, tmp_path):
+    if scope in HOSTS:
+        pytest.importorskip(scope)
+    config = str(ROOT.parent / 'tests/data' / f'{CONFIGS[scope]}.py')
+    cfg = shrink(load_config(config), tmp_path / 'work')
+    cfg.experiment_name = f'compute_{scope}'
+    show_predictions(cfg, str(tmp_path / 'shown'))
+    runner = build_runner(cfg)
+    runner.model.init_weights()
+    torch.save({'state_dict': runner.model.state_dict()}, tmp_path / 'fresh.pth')
+    runner._load_from = str(tmp_path / 'fresh.pth')
+    hook = ExecutionHook(Operation('sparse'))
+    runner.register_hook(hook)
+    runner.test()
+    assert 0 < hook.spent.share < 1 and 0 < hook.spent.density < 1 and hook.watch is None
+    height, width = PICTURES[scope]
+    panels = 1 if scope == 'eff_plugins' else 2  # labels beside predictions
+    shown = [cv2.imread(str(path)) for path in sorted((tmp_path / 'shown').iterdir())]
+    assert len(shown) == 2
+    for picture in shown:
+        assert picture.shape[0] > height and picture.shape[1] > (panels + 0.9) * width
+        panel = picture[:height, panels * width : panels * width + width].astype(int)
+        assert np.abs(panel[..., 0] - panel[..., 2]).mean() > 20  # coloured, not grey
+        assert (picture[height:, : panels * width] == 255).all() and (picture[height:] < 250).any()
+
+    run = Inferencer(shrink(load_config(config), tmp_path / 'work'), str(tmp_path / 'fresh.pth'))
+    source = sorted((tiny_root / 'camvid/val/images').glob('*.jpg'))[0]
+    run.draw(str(source), run(str(source)), tmp_path / 'own.png')
+    drawn = cv2.imread(str(tmp_path / 'own.png'))
+    scale = 2 if scope == 'eff_plugins' else 1  # a small picture is enlarged for the text
+    assert drawn.shape[0] > 120 * scale and drawn.shape[1] > 1.9 * 160 * scale
