@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from eff_plugins.deploy.prepare import Preparation
 from eff_plugins.engine.runs import table, write_json
+from eff_plugins.files import atomic
 from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.profiling.subjects import DATA, Subject
@@ -232,14 +232,10 @@ def _csv_row(result: Result) -> dict[str, Any]:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal keys atomically; None is an empty cell."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{target.name}.{os.getpid()}')
-    with partial.open('w', newline='') as stream:
+    with atomic(path) as partial, partial.open('w', newline='') as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(target)
 
 
 def plot(results: Sequence[Result], path: str | Path) -> None:
@@ -272,8 +268,5 @@ def plot(results: Sequence[Result], path: str | Path) -> None:
     )
     axes.grid(alpha=0.3, which='both')
     axes.legend()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{os.getpid()}.{target.name}')
-    figure.savefig(partial, dpi=130)
-    partial.replace(target)
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=130)
