@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from eff_plugins.cache import cache_folder
+from eff_plugins.files import atomic
 
 MMCV_VERSION = '2.1.0'
 # These redefine each other's helper functions, so each is a translation unit of its own.
@@ -140,10 +141,9 @@ def build_wheel(out: Path, jobs: int) -> Path:
         command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', tmp]
         _run('compiling mmcv', [*command, str(tree)], log, env=env)
         wheel = next(Path(tmp).glob('mmcv-*.whl'))
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f'.{wheel.name}.{os.getpid()}'
-        shutil.copyfile(wheel, partial)
-        return partial.rename(out / wheel.name)
+        with atomic(out / wheel.name) as partial:
+            shutil.copyfile(wheel, partial)
+        return out / wheel.name
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.util
-import os
 import sys
 import types
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from ..files import atomic
 from .patching import patch_module
 
 # import name -> extra of this package that installs it
@@ -173,12 +173,10 @@ def repair_mmaction() -> str:
     target = Path(spec.origin).parent / 'models' / 'localizers' / 'drn'
     if (target / 'drn.py').is_file():
         return 'mmaction2 is complete'
-    target.mkdir(parents=True, exist_ok=True)
     # drn.py last: only with it does the package count as complete
     for name, text in (('__init__.py', ''), ('drn.py', DRN_STAND_IN)):
-        partial = target / f'.{name}.{os.getpid()}'
-        partial.write_text(text)
-        partial.replace(target / name)
+        with atomic(target / name) as partial:
+            partial.write_text(text)
     return f'wrote the module that the mmaction2 wheel lacks: {target}'
 
 

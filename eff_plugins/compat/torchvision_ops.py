@@ -8,10 +8,10 @@ timm and whatever tries to import timm (mmseg). With the names declared, everyth
 from __future__ import annotations
 
 import importlib.util
-import os
 import types
 from pathlib import Path
 
+from ..files import atomic
 from .patching import patch_module
 
 _MARK = '# Added by eff_plugins.repair_hosts:'
@@ -52,7 +52,6 @@ def repair_torchvision() -> str:
     text = target.read_text()
     if _MARK in text:
         return 'torchvision is repaired already'
-    partial = target.with_name(f'.{target.name}.{os.getpid()}')
-    partial.write_text(text + DECLARE)
-    partial.replace(target)
+    with atomic(target) as partial:
+        partial.write_text(text + DECLARE)
     return f'declared the operator names that torchvision lacks on a CPU build of torch: {target}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
+from eff_plugins.files import atomic
 
 
 def export_onnx(model: nn.Module, x: Tensor, path: str | Path) -> Path:
@@ -33,12 +33,10 @@ def export_onnx(model: nn.Module, x: Tensor, path: str | Path) -> Path:
     require('onnx', 'deploy.export_onnx')
     require('onnxscript', 'deploy.export_onnx')
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{os.getpid()}.{path.name}')
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with atomic(path) as partial, torch.no_grad(), _quiet():
             outputs = len(_as_tuple(model(x)))
             torch.onnx.export(
                 model,
@@ -50,9 +48,7 @@ def export_onnx(model: nn.Module, x: Tensor, path: str | Path) -> Path:
                 input_names=['input'],
                 output_names=[f'output{i}' for i in range(outputs)],
             )
-        partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
         model.train(was_training)
     return path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import decisions, dynamic_modules, executing
 from eff_plugins.dynamic.recorder import record
+from eff_plugins.files import atomic
 from eff_plugins.profiling.macs import count_macs
 
 # Shares of the scores that the tried thresholds lie above
@@ -64,10 +64,8 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write as json, atomically."""
-        target = Path(path)
-        partial = target.with_name(f'.{target.name}.{os.getpid()}')
-        partial.write_text(json.dumps(asdict(self), indent=2) + '\n')
-        partial.replace(target)
+        with atomic(path) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + '\n')
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

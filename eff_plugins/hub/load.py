@@ -91,12 +91,20 @@ def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
 
     Args:
         backbone: An ``InvertedResidualNet`` or another module of the suite.
-        checkpoint: A path, URL or name with one of the suite's prefixes.
+        checkpoint: A path, URL or name with one of the suite's prefixes, whose keys are ours.
+
+    Raises:
+        ValueError: The keys do not fit; where none does, as in another library's file, the message says how to rename them.
     """
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     state = loaded.get('state_dict', loaded)
     inner = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
     state = inner or dict(state)
+    if backbone.state_dict().keys().isdisjoint(state):
+        raise ValueError(
+            f'{checkpoint} has no key of {type(backbone).__name__}, but for instance {next(iter(state), "none")}; keys of '
+            'timm and torchvision are renamed by torch.save(eff_plugins.get_model(NAME, pretrained=FILE).state_dict(), OUT)'
+        )
     built = len(getattr(backbone, 'stages', ()))
     unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
     state = {key: value for key, value in state.items() if key not in unbuilt}

@@ -51,13 +51,16 @@ class LinearClsHead(BaseModule):
             raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
-        self.input_act = nn.Identity() if input_act is None else build_act(input_act, inplace=False)
+        # What a network does not have is None: at batch 1 even the call of an empty module is seen.
+        self.input_act = None if input_act is None else build_act(input_act, inplace=False)
+        self.conv: nn.Module | None = None
+        self.pooled: nn.Module | None = None
         if hidden_channels is not None:
             self.conv = ConvNormAct(in_channels, hidden_channels, norm_cfg=norm_cfg or dict(type='BN'), act=act)
         if pooled_channels is not None:
             self.pooled = nn.Linear(hidden_channels or in_channels, pooled_channels)
             self.pooled_act = build_act(act)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else None
         self.fc = nn.Linear(pooled_channels or hidden_channels or in_channels, num_classes)
 
     def init_weights(self) -> None:
@@ -68,13 +71,13 @@ class LinearClsHead(BaseModule):
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, num_classes) from the last of the backbone's maps."""
-        x = self.input_act(feats[-1])
-        if hasattr(self, 'conv'):
+        x = feats[-1] if self.input_act is None else self.input_act(feats[-1])
+        if self.conv is not None:
             x = self.conv(x)
         x = x.mean((2, 3))
-        if hasattr(self, 'pooled'):
+        if self.pooled is not None:
             x = self.pooled_act(self.pooled(x))
-        return self.fc(self.dropout(x))
+        return self.fc(x if self.dropout is None else self.dropout(x))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy; raises where a label is outside the classes, naming both."""

