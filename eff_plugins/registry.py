@@ -20,6 +20,7 @@ TYPES: dict[str, dict[str, str]] = {
     'model': {
         'AuxClsHead': '.models.aux_classifier',
         'AuxImageClassifier': '.models.aux_classifier',
+        'EarlyExitClassifier': '.models.resolution.ranet',
         'GoogLeNet': '.models.image.googlenet',
         'InvertedResidualNet': '.models.image.inverted_residual',
         'ShuffleNetV1': '.models.image.shufflenet',
@@ -27,6 +28,7 @@ TYPES: dict[str, dict[str, str]] = {
         'ImageClassifier': '.models.classifiers',
         'LinearClsHead': '.models.classifiers',
         'LayerSkip': '.models.spatial.layer_skip',
+        'RANet': '.models.resolution.ranet',
         'RegNet': '.models.image.regnet',
         'ResNeXt': '.models.image.resnext',
         'TimmBackbone': '.models.image.timm_backbone',
