@@ -20,6 +20,7 @@ TYPES: dict[str, dict[str, str]] = {
     'model': {
         'AuxClsHead': '.models.aux_classifier',
         'AuxImageClassifier': '.models.aux_classifier',
+        'DRNet': '.models.resolution.drnet',
         'EarlyExitClassifier': '.models.resolution.ranet',
         'GoogLeNet': '.models.image.googlenet',
         'InvertedResidualNet': '.models.image.inverted_residual',
