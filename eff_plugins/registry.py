@@ -31,6 +31,7 @@ TYPES: dict[str, dict[str, str]] = {
         'LayerSkip': '.models.spatial.layer_skip',
         'RANet': '.models.resolution.ranet',
         'RegNet': '.models.image.regnet',
+        'ScaleAwareDetector': '.models.resolution.safd',
         'ResNeXt': '.models.image.resnext',
         'TimmBackbone': '.models.image.timm_backbone',
         'SplitTransformMerge': '.models.layers.split_transform_merge',
