@@ -96,6 +96,12 @@ def test_controls_and_their_errors(chain):
         dynamic.calibrate(dynamic.set_policy(chain, 'none'), [x])
 
 
+def test_policies_that_share_no_knob_are_refused(chain):
+    both = nn.ModuleList([chain, Choose(2)])
+    with pytest.raises(ValueError, match='mixes policies that share no knob: Choose, ConfidenceExit'):
+        dynamic.calibrate(both, [torch.randn(2, 3, 6, 6)], lambda model, x: model[0](x))
+
+
 def test_thresholds_spread_a_batch_geometrically():
     confidences = torch.rand(400, 4, generator=torch.Generator().manual_seed(0))
     for shares in (geometric_shares(4, 0.5), geometric_shares(4, 2.0), (0.0, 0.5, 0.0, 0.5)):

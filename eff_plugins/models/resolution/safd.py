@@ -182,7 +182,7 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         groups: dict[tuple[int, int], list[tuple[int, int, Tensor]]] = {}
         for index, number in wanted.nonzero().tolist():
             zoomed = _zoomed(pictures[index], self.zoom(pictures[index], number))
-            groups.setdefault(_padded(zoomed), []).append((index, number, zoomed))
+            groups.setdefault(_pad_to(tuple(zoomed.shape[1:])), []).append((index, number, zoomed))
         found = {}
         for shape, members in groups.items():
             inputs = pictures[0].new_zeros(len(members), 3, *shape)
@@ -229,9 +229,8 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
                 twin = deepcopy(self.spn).eval()
                 self._proposal_macs = float(count_macs(twin, lambda: twin(pictures[:1]))[''])
         for index, picture in enumerate(pictures):
-            shapes = [_padded_size(picture, self.zoom(picture, k)) for k in range(on.shape[1])]
-            chosen = sum(self._cost(shapes[k]) for k in on[index].nonzero().flatten().tolist())
-            dense = sum(self._cost(shapes[k]) for k in self.policy.pyramid.nonzero().flatten().tolist())
+            chosen = sum(self.zoom_macs(picture, k) for k in on[index].nonzero().flatten().tolist())
+            dense = sum(self.zoom_macs(picture, k) for k in self.policy.pyramid.nonzero().flatten().tolist())
             emit(
                 self,
                 dense_macs=float(dense),
@@ -241,8 +240,9 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
                 scores=scores[index : index + 1].detach(),
             )
 
-    def _cost(self, shape: tuple[int, int]) -> float:
-        """Multiply-adds of one detection, counted on an empty picture of this shape, once."""
+    def zoom_macs(self, picture: Tensor, number: int) -> float:
+        """Multiply-adds of detecting a picture (3, H, W) at the zoom of a bin, counted on an empty picture, once a shape."""
+        shape = _pad_to(_zoomed_size(picture, self.zoom(picture, number)))
         if shape not in self._known_costs:
             twin = deepcopy(self.detector).eval()
             parameter = next(self.detector.parameters())
@@ -291,11 +291,3 @@ def _zoomed(picture: Tensor, zoom: float) -> Tensor:
 def _pad_to(size: tuple[int, ...]) -> tuple[int, int]:
     height, width = (-(-side // DIVISOR) * DIVISOR for side in size)
     return height, width
-
-
-def _padded(picture: Tensor) -> tuple[int, int]:
-    return _pad_to(tuple(picture.shape[1:]))
-
-
-def _padded_size(picture: Tensor, zoom: float) -> tuple[int, int]:
-    return _pad_to(_zoomed_size(picture, zoom))
