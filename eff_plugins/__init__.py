@@ -18,10 +18,14 @@ except compat.MissingExtraError:
         raise
 
 _LAZY = {
+    'DRNet': '.models.resolution.drnet',
+    'EarlyExitClassifier': '.models.resolution.ranet',
     'InvertedResidualNet': '.models.image.inverted_residual',
     'LayerSkip': '.models.spatial.layer_skip',
+    'RANet': '.models.resolution.ranet',
     'RegNet': '.models.image.regnet',
     'ResNeXt': '.models.image.resnext',
+    'ScaleAwareDetector': '.models.resolution.safd',
     'TemporalShift': '.models.video.temporal_shift',
     'TimmBackbone': '.models.image.timm_backbone',
     'adapt': '.config_adapter',

@@ -46,6 +46,8 @@ def adapt(cfg: Config) -> Config:
         ValueError: An ``'auto'`` that nothing could fill, with its place; a stride that no map can have.
     """
     model = cfg.get('model')
+    while isinstance(model, Mapping) and isinstance(model.get('detector'), Mapping):
+        model = model['detector']  # a model around a detector
     if not isinstance(model, Mapping) or 'backbone' not in model:
         return cfg
     scope = cfg.get('default_scope')

@@ -15,14 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import decisions, dynamic_modules, executing
+from eff_plugins.dynamic.policies import Knob, Policy
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.files import atomic
 from eff_plugins.profiling.macs import count_macs
 
-# Shares of the scores that the tried thresholds lie above
-_QUANTILES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0])
-# Kind of policy -> attribute of its decisions that is turned
-_KNOBS = {'learned': 'threshold', 'random': 'density'}
 # A tried setting that spends a wanted budget as nearly as this is near enough
 _TOLERANCE = 0.005
 
@@ -32,20 +29,21 @@ class Calibration:
     """Which knob spends which share of the network's multiply-adds, as measured on data.
 
     Attributes:
-        kind: Policy that it holds for, ``'learned'`` (knob: threshold) or ``'random'`` (knob: density).
-        knobs: Tried values, from everything on to nothing on.
+        kind: Kind of policy that it holds for, ``'learned'`` or ``'random'``.
+        knobs: Tried values of the policies' knob, from everything on to nothing on: a threshold, a density, or one number
+            an exit or choice.
         shares: Executed share of the dense network at each, descending.
         network_macs: Mean dense multiply-adds a sample of the data.
         fingerprint: Of the dynamic modules' weights, so that another model's calibration is noticed.
     """
 
     kind: str
-    knobs: tuple[float, ...]
+    knobs: tuple[Knob, ...]
     shares: tuple[float, ...]
     network_macs: float
     fingerprint: str
 
-    def knob(self, budget: float) -> float:
+    def knob(self, budget: float) -> Knob:
         """The knob that spends ``budget``, interpolated.
 
         Raises:
@@ -60,7 +58,10 @@ class Calibration:
             )
         if budget >= top:
             return self.knobs[0]
-        return float(np.interp(budget, self.shares[::-1], self.knobs[::-1]))
+        knobs = np.array(self.knobs[::-1])
+        if knobs.ndim == 1:
+            return float(np.interp(budget, self.shares[::-1], knobs))
+        return tuple(float(np.interp(budget, self.shares[::-1], part)) for part in knobs.T)
 
     def save(self, path: str | Path) -> None:
         """Write as json, atomically."""
@@ -76,7 +77,8 @@ class Calibration:
         """
         try:
             data = json.loads(Path(path).read_text())
-            return cls(**{**data, 'knobs': tuple(data['knobs']), 'shares': tuple(data['shares'])})
+            knobs = tuple(tuple(knob) if isinstance(knob, list) else knob for knob in data['knobs'])
+            return cls(**{**data, 'knobs': knobs, 'shares': tuple(data['shares'])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is no calibration: {error}') from error
 
@@ -112,7 +114,7 @@ def calibrate(
 ) -> Calibration:
     """Measure what the present kind of policy spends at each setting of its knob, for :func:`set_budget`.
 
-    All policies share one threshold (or density). The model's masks, not its time, are measured, in evaluation mode.
+    All policies share one knob, such as a threshold. The model's masks, not its time, are measured, in evaluation mode.
 
     Args:
         model: A model that contains dynamic modules with policies.
@@ -128,15 +130,13 @@ def calibrate(
         ValueError: No data, no policy, or a kind without a knob.
     """
     run = forward or (lambda network, batch: network(batch))
-    steps = decisions(model)
+    steps = _alike(model)
     kind = steps[0].kind
-    if kind not in _KNOBS:
-        raise ValueError(f"policy {kind!r} has no knob; calibrate 'learned' or 'random'")
+    before = [step.knob for step in steps]
     data = list(batches)
     if not data:
         raise ValueError('batches is empty: a calibration needs data')
     was_training = model.training
-    before = [(step, getattr(step, _KNOBS[kind])) for step in steps]
     model.eval()
     curve: dict[float, float] = {}  # place in the list of knobs -> share
 
@@ -149,14 +149,14 @@ def calibrate(
     try:
         with executing(model, 'masked'):
             totals, scores = _survey(model, data, run)
-            knobs = _tried(kind, scores)
+            knobs = steps[0].tried(scores)
             for place in (0, len(knobs) - 1) if budgets else range(len(knobs)):
                 measure(place)
             for budget in budgets:
                 _close_in(measure, len(knobs) - 1, budget)
     finally:
-        for step, value in before:
-            setattr(step, _KNOBS[kind], value)
+        for step, value in zip(steps, before, strict=True):
+            step.knob = value
         model.train(was_training)
     places = sorted(curve)
     falling = np.minimum.accumulate([curve[place] for place in places])
@@ -167,10 +167,12 @@ def calibrate(
     return calibration
 
 
-def _between(knobs: list[float], place: float) -> float:
+def _between(knobs: list[Knob], place: float) -> Knob:
     """The knob at a place of the list, which may lie between two."""
     low = min(int(place), len(knobs) - 2)
-    return knobs[low] + (place - low) * (knobs[low + 1] - knobs[low])
+    pair = np.array(knobs[low : low + 2])
+    knob = pair[0] + (place - low) * (pair[1] - pair[0])
+    return float(knob) if knob.ndim == 0 else tuple(map(float, knob))
 
 
 def _close_in(measure: Callable[[float], float], last: int, budget: float) -> None:
@@ -203,23 +205,24 @@ def carry_calibrations(model: nn.Module, copy: nn.Module) -> None:
         _keep(copy, {k: replace(c, fingerprint=theirs) for k, c in kept.items() if c.fingerprint == ours})
 
 
-def _survey(model: nn.Module, data: list, run: Callable) -> tuple[list[tuple[float, int]], Tensor]:
+def _alike(model: nn.Module) -> list[Policy]:
+    """The model's policies; they share a knob, so they must be of one class."""
+    steps = decisions(model)
+    classes = sorted({type(step).__name__ for step in steps})
+    if len(classes) > 1:
+        raise ValueError(f'{type(model).__name__} mixes policies that share no knob: {", ".join(classes)}')
+    return steps
+
+
+def _survey(model: nn.Module, data: list, run: Callable) -> tuple[list[tuple[float, int]], list[Tensor]]:
     """(dense multiply-adds a sample, samples) of each batch, and the scores of all policies."""
     totals, scores = [], []
     for batch in data:
         with record(model) as stats:
             run(model, batch)
         totals.append((network_macs(model, partial(run, model, batch), stats.samples), stats.samples))
-        scores += [entry.scores.float().flatten() for entry in stats.entries if entry.scores is not None]
-    return totals, torch.cat(scores) if scores else torch.zeros(1)
-
-
-def _tried(kind: str, scores: Tensor) -> list[float]:
-    if kind == 'random':
-        return [float(1 - q) for q in _QUANTILES]
-    inner = np.quantile(scores.numpy(), _QUANTILES[1:-1])
-    margin = float(scores.max() - scores.min()) * 1e-3 + 1e-6
-    return [float(scores.min()) - margin, *map(float, inner), float(scores.max()) + margin]
+        scores += [entry.scores.float().cpu() for entry in stats.entries if entry.scores is not None]
+    return totals, scores
 
 
 def _mean_share(model: nn.Module, data: list, run: Callable, totals: list[tuple[float, int]]) -> float:
@@ -232,7 +235,7 @@ def _mean_share(model: nn.Module, data: list, run: Callable, totals: list[tuple[
     return spent / dense
 
 
-def set_budget(model: nn.Module, budget: float, calibration: Calibration | None = None) -> float:
+def set_budget(model: nn.Module, budget: float, calibration: Calibration | None = None) -> Knob:
     """Let every policy of ``model`` spend ``budget`` in evaluation; returns the knob that does it.
 
     Args:
@@ -243,7 +246,7 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
     Raises:
         ValueError: No calibration for the present kind of policy, another model's calibration, or a budget out of reach.
     """
-    kind = decisions(model)[0].kind
+    kind = _alike(model)[0].kind
     found = calibration or getattr(model, '_calibrations', {}).get(kind)
     if found is None:
         raise ValueError(f'no calibration for the {kind} policy of this model: call calibrate(model, batches) first')
@@ -256,7 +259,7 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
     return knob
 
 
-def set_knob(model: nn.Module, knob: float) -> None:
-    """Give every decision of ``model`` the setting that ``set_budget`` would: a threshold, or a random density."""
+def set_knob(model: nn.Module, knob: Knob) -> None:
+    """Give every policy of ``model`` the setting that ``set_budget`` would: a threshold, a random density ..."""
     for step in decisions(model):
-        setattr(step, _KNOBS[step.kind], knob)
+        step.knob = knob

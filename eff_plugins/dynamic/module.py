@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from eff_plugins.dynamic.policies import KINDS, Decide
+from eff_plugins.dynamic.policies import Policy
 from eff_plugins.profiling.macs import count_macs
 
 EXECUTIONS = ('dense', 'masked', 'sparse')
@@ -26,8 +26,8 @@ class DynamicModule(nn.Module):
             differentiable; ``'sparse'``: what was not chosen is not computed (evaluation only).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # of a host class that follows it
         self.execution = 'masked'
 
     def check_execution(self) -> None:
@@ -55,13 +55,13 @@ def is_dynamic(model: nn.Module) -> bool:
     return next(dynamic_modules(model), None) is not None
 
 
-def decisions(model: nn.Module) -> list[Decide]:
+def decisions(model: nn.Module) -> list[Policy]:
     """Every policy's decision step inside ``model``.
 
     Raises:
         ValueError: There is none: nothing in the model is dynamic, or no policy in it has a knob.
     """
-    found = [module for module in model.modules() if isinstance(module, Decide)]
+    found = [module for module in model.modules() if isinstance(module, Policy)]
     if not found:
         raise ValueError(f'{type(model).__name__} contains no policy that decides; is its network dynamic?')
     return found
@@ -100,19 +100,25 @@ def executing(model: nn.Module, mode: str) -> Iterator[None]:
             module.execution = own
 
 
-def set_policy(model: Model, kind: str) -> Model:
+def set_policy(model: Model, kind: str, index: int | None = None) -> Model:
     """Replace every policy's decisions; returns the model.
 
     Args:
         model: Any model that contains dynamic modules.
-        kind: ``'learned'``, or a control: ``'random'``, ``'all'``, ``'none'``.
+        kind: ``'learned'``, or a control: ``'random'``, ``'all'``, ``'none'``; where one of several exits, resolutions or
+            the like is chosen also ``'fixed'``.
+        index: Which one, for ``'fixed'`` alone.
 
     Raises:
-        ValueError: Unknown kind, or no policy in the model.
+        ValueError: A kind that the model's policies do not have, no policy, or an index that does not fit.
     """
-    if kind not in KINDS:
-        raise ValueError(f'policy {kind!r} must be one of {", ".join(KINDS)}')
     for decide in decisions(model):
+        if kind not in decide.KINDS:
+            raise ValueError(f'policy {kind!r} must be one of {", ".join(decide.KINDS)}')
+        if (kind == 'fixed') != (index is not None):
+            raise ValueError(f"index={index} with policy {kind!r}: 'fixed' needs an index, the other kinds have none")
+        if index is not None:
+            decide.index = index  # type: ignore[assignment]
         decide.kind = kind
     return model
 

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.sampling import gumbel_sigmoid
 
-KINDS = ('learned', 'random', 'all', 'none')
+Knob = float | tuple[float, ...]
 
 
-class Decide(nn.Module):
+class Policy(nn.Module):
+    """From scores to decisions, with a knob that says how much they may spend; what calibration and budgets work on.
+
+    Attributes:
+        KINDS: What may decide: the scores, or a control.
+        kind: One of them.
+        temperature: Of the Gumbel samples of learned decisions in training.
+    """
+
+    KINDS: tuple[str, ...] = ('learned', 'random', 'all', 'none')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = 'learned'
+        self.temperature = 1.0
+
+    @property
+    def knob(self) -> Knob:
+        """What turns the spending of the present kind.
+
+        Raises:
+            ValueError: The kind has none, such as ``'all'``.
+        """
+        raise NotImplementedError
+
+    @knob.setter
+    def knob(self, value: Knob) -> None:
+        raise NotImplementedError
+
+    def tried(self, scores: list[Tensor]) -> list[Knob]:
+        """Knobs from the most to the least that the present kind can spend, for a calibration.
+
+        Args:
+            scores: What policies of this kind emitted as ``scores`` on the data, one tensor a call.
+        """
+        raise NotImplementedError
+
+    def _knob_name(self, names: dict[str, str]) -> str:
+        """The attribute that is the knob of the present kind; raises where it has none."""
+        if self.kind not in names:
+            raise ValueError(f'policy {self.kind!r} has no knob; calibrate {" or ".join(map(repr, names))}')
+        return names[self.kind]
+
+
+class Decide(Policy):
     """Scores (B, ...) -> decisions (B, ...) in {0, 1}.
 
     In training a learned decision is a straight-through Gumbel sample; in evaluation it is ``score > threshold``, and the
@@ -18,17 +63,30 @@ class Decide(nn.Module):
 
     Attributes:
         kind: ``'learned'``; ``'random'`` (the same number of decisions a sample, blindly placed); ``'all'``; ``'none'``.
-        temperature: Of the Gumbel samples.
-        threshold: Of learned decisions in evaluation.
-        density: Share of random decisions that are on.
+        threshold: Of learned decisions in evaluation, their knob.
+        density: Share of random decisions that are on, their knob.
     """
+
+    # Shares of the scores that the tried thresholds lie above
+    QUANTILES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 
     def __init__(self) -> None:
         super().__init__()
-        self.kind = 'learned'
-        self.temperature = 1.0
         self.threshold = 0.0
         self.density = 1.0
+
+    @property
+    def knob(self) -> Knob:
+        return getattr(self, self._knob_name({'learned': 'threshold', 'random': 'density'}))
+
+    @knob.setter
+    def knob(self, value: Knob) -> None:
+        setattr(self, self._knob_name({'learned': 'threshold', 'random': 'density'}), value)
+
+    def tried(self, scores: list[Tensor]) -> list[Knob]:
+        if self.kind == 'random':
+            return [1 - q for q in self.QUANTILES]
+        return quantile_knobs(torch.cat([s.flatten() for s in scores]) if scores else torch.zeros(1), self.QUANTILES)
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':
@@ -43,6 +101,14 @@ class Decide(nn.Module):
 
     def extra_repr(self) -> str:
         return f'kind={self.kind}, threshold={self.threshold:g}'
+
+
+def quantile_knobs(values: Tensor, quantiles: tuple[float, ...]) -> list[Knob]:
+    """Ascending thresholds at quantiles of ``values`` (N,); the first lies below all of them, the last above."""
+    values = values.float()
+    inner = np.quantile(values.numpy(), quantiles[1:-1])
+    margin = float(values.max() - values.min()) * 1e-3 + 1e-6
+    return [float(values.min()) - margin, *map(float, inner), float(values.max()) + margin]
 
 
 def random_decisions(scores: Tensor, density: float) -> Tensor:

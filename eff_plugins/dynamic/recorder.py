@@ -27,6 +27,9 @@ class Entry:
         density: (B,) share of the decisions that are on; differentiable in training.
         mask: (B, 1, h, w) what was on, or None.
         scores: The policy's scores, detached, or None.
+        choice: (B,) which of several a sample took (an exit, a resolution), or None.
+        least_macs: What sparse execution spends at least on a sample, policy included; None: the policy's part alone.
+        masked_macs: What masked execution spends on a sample; None: ``dense_macs`` and the policy's part.
     """
 
     name: str
@@ -36,6 +39,14 @@ class Entry:
     density: Tensor
     mask: Tensor | None = None
     scores: Tensor | None = None
+    choice: Tensor | None = None
+    least_macs: float | None = None
+    masked_macs: float | None = None
+
+    @property
+    def floor_macs(self) -> float:
+        """``least_macs``, where it is not given the policy's part."""
+        return self.policy_macs if self.least_macs is None else self.least_macs
 
 
 class Stats:
@@ -83,6 +94,14 @@ class Stats:
         for entry in self.entries:
             found.setdefault(entry.name, []).append(entry.density)
         return {name: torch.cat(values).mean() for name, values in found.items()}
+
+    def choices(self) -> dict[str, Tensor]:
+        """Module -> (N,) what each sample took, for the modules that choose one of several."""
+        found: dict[str, list[Tensor]] = {}
+        for entry in self.entries:
+            if entry.choice is not None:
+                found.setdefault(entry.name, []).append(entry.choice)
+        return {name: torch.cat(values) for name, values in found.items()}
 
 
 _active: ContextVar[tuple[Stats, ...]] = ContextVar('eff_plugins_active_recordings', default=())

@@ -103,9 +103,12 @@ class BudgetHook(Hook):
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             # masked execution computes everything, and the policies on top
-            policies = sum(entry.policy_macs * len(entry.macs) for entry in self._stats.entries)
+            beyond = 0.0
+            for entry in self._stats.entries:
+                whole = entry.dense_macs + entry.policy_macs if entry.masked_macs is None else entry.masked_macs
+                beyond += (whole - entry.dense_macs) * len(entry.macs)
             counted = self._counter.get_total_flops() / 2
-            self._network_macs[self._size] = (counted - policies) / max(self._stats.samples, 1)
+            self._network_macs[self._size] = (counted - beyond) / max(self._stats.samples, 1)
         self._recording.__exit__(None, None, None)
 
     def _extra(self, runner: Runner) -> dict[str, Tensor]:
@@ -115,7 +118,7 @@ class BudgetHook(Hook):
             raise ValueError('BudgetHook: no dynamic module of the model was called in this training iteration')
         network = self._network_macs[self._size]
         densities = list(stats.densities().values())
-        floor = 1 - sum(entry.dense_macs - entry.policy_macs for entry in stats.entries) / network
+        floor = 1 - sum(entry.dense_macs - entry.floor_macs for entry in stats.entries) / network
         share = stats.share(network)
         situation = Situation(share, floor, densities, self.budget, self.slack(self.progress))
         hub = runner.message_hub

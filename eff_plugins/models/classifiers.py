@@ -17,8 +17,32 @@ from eff_plugins.models.layers.conv import ConvNormAct, build_act, init_conv_nor
 from eff_plugins.registry import MODELS
 
 
+class ClsHead(BaseModule):
+    """What heads of classifiers share: the loss.
+
+    Args:
+        num_classes: Number of classes.
+        label_smoothing: Of the cross-entropy loss.
+    """
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if num_classes < 2:
+            raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy; raises where a label is outside the classes, naming both."""
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f'labels run from {int(labels.min())} to {int(labels.max())}, but the head has num_classes={self.num_classes}'
+            )
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
 @MODELS.register_module()
-class LinearClsHead(BaseModule):
+class LinearClsHead(ClsHead):
     """Optional 1x1 convolution, global average pooling, dropout and a linear layer: (B, C, H, W) -> (B, num_classes).
 
     Args:
@@ -46,11 +70,7 @@ class LinearClsHead(BaseModule):
         input_act: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        if num_classes < 2:
-            raise ValueError(f'num_classes={num_classes}: a classifier needs at least 2 classes')
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
+        super().__init__(num_classes, label_smoothing, init_cfg)
         # What a network does not have is None: at batch 1 even the call of an empty module is seen.
         self.input_act = None if input_act is None else build_act(input_act, inplace=False)
         self.conv: nn.Module | None = None
@@ -79,22 +99,14 @@ class LinearClsHead(BaseModule):
             x = self.pooled_act(self.pooled(x))
         return self.fc(x if self.dropout is None else self.dropout(x))
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy; raises where a label is outside the classes, naming both."""
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ValueError(
-                f'labels run from {int(labels.min())} to {int(labels.max())}, but the head has num_classes={self.num_classes}'
-            )
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
     """Backbone + head for image classification.
 
     Args:
-        backbone: Config of a backbone that returns a tuple of maps.
-        head: Config of a head such as :class:`LinearClsHead`.
+        backbone: Config of a backbone that returns a tuple of maps, or the module.
+        head: Config of a head such as :class:`LinearClsHead`, or the module.
         data_preprocessor: Config; mmengine's ``ImgDataPreprocessor`` normalises and stacks RGB images.
         eval_size: (short side, crop side) in pixels that ``predict`` resizes and centre-crops to; None leaves
             pictures as they are (they must then have one size).
@@ -103,16 +115,16 @@ class ImageClassifier(BaseModel):
 
     def __init__(
         self,
-        backbone: dict,
-        head: dict,
+        backbone: dict | nn.Module,
+        head: dict | nn.Module,
         data_preprocessor: dict | None = None,
         eval_size: Sequence[int] | None = None,
         eval_interpolation: str = 'bicubic',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        self.backbone: Any = MODELS.build(backbone)
-        self.head: Any = MODELS.build(head)
+        self.backbone: Any = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
+        self.head: Any = head if isinstance(head, nn.Module) else MODELS.build(head)
         self.eval_size = None if eval_size is None else tuple(eval_size)
         self.eval_interpolation = eval_interpolation
 
@@ -126,18 +138,26 @@ class ImageClassifier(BaseModel):
             data_samples: One a picture, with ``gt_label`` (an int) in mode ``'loss'``.
             mode: ``'tensor'`` gives logits, ``'predict'`` the samples with ``pred_scores`` (num_classes,), ``'loss'`` a dict.
         """
-        logits = self.head(self.backbone(inputs))
+        if mode == 'loss':
+            labels = torch.tensor([sample.gt_label for sample in data_samples or ()], device=inputs.device)
+            return self.losses(inputs, labels)
+        if mode not in ('tensor', 'predict'):
+            raise ValueError(f"mode={mode!r}: must be 'tensor', 'predict' or 'loss'")
+        logits = self.logits(inputs)
         if mode == 'tensor':
             return logits
-        if mode == 'loss':
-            labels = torch.tensor([sample.gt_label for sample in data_samples or ()], device=logits.device)
-            return {'loss': self.head.loss(logits, labels)}
-        if mode != 'predict':
-            raise ValueError(f"mode={mode!r}: must be 'tensor', 'predict' or 'loss'")
         samples = data_samples or [BaseDataElement() for _ in range(len(logits))]
         for sample, scores in zip(samples, logits.float().softmax(1), strict=True):
             sample.pred_scores = scores
         return samples
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes)."""
+        return self.head(self.backbone(inputs))
+
+    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Of pictures (B, C, H, W) with labels (B,); what is named ``loss...`` is summed."""
+        return {'loss': self.head.loss(self.logits(inputs), labels)}
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray | str | Path], batch_size: int = 32) -> np.ndarray:

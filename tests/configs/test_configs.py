@@ -29,6 +29,8 @@ def shrink(cfg, work_dir):
                 part['init_cfg'] = None
             if 'score_thr' in part:  # an untrained detector would find nothing
                 part['score_thr'] = 0.0
+            if part.get('type') == 'eff_plugins.ScaleAwareDetector':  # nor would an untrained histogram ask for a zoom
+                part['threshold'] = 0.0
             if 'num_grids' in part:  # SOLO: with this threshold every cell of every class makes a mask
                 part['num_grids'] = [6, 5, 4, 3, 2]
             for name, most in (('nms_pre', 100), ('max_per_img', 20), ('filter_thr', 0.0), ('mask_thr', 0.0)):

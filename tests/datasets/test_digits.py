@@ -107,6 +107,18 @@ def test_detection_is_valid_coco(tmp_path):
         assert union.max() == 1  # visible ink belongs to one digit
 
 
+def test_digits_of_one_picture_may_be_bound_to_similar_sizes(tmp_path):
+    generate_detection(tmp_path, 'val', count=12, size=160, digits=(2, 3), digit_size=(12, 96), digit_spread=2.0)
+    data = json.loads((tmp_path / 'annotations.json').read_text())
+    sides = {image['id']: [] for image in data['images']}
+    for row in data['annotations']:
+        sides[row['image_id']].append(max(row['bbox'][2:]))
+    assert max(max(s) / min(s) for s in sides.values()) < 3  # a digit's visible ink may be a little smaller
+    assert max(max(s) for s in sides.values()) > 3 * min(min(s) for s in sides.values())
+    with pytest.raises(ValueError, match='digit_spread=0.5 must be at least 1'):
+        generate_detection(tmp_path, 'val', count=1, digit_spread=0.5)
+
+
 def test_default_detection_sizes():
     defaults = {n: p.default for n, p in inspect.signature(generate_detection).parameters.items()}
     assert (defaults['size'], defaults['digits'], defaults['digit_size']) == (320, (3, 8), (20, 80))

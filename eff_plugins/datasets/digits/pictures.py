@@ -70,6 +70,7 @@ def generate_detection(
     size: int = 320,
     digits: tuple[int, int] = (3, 8),
     digit_size: tuple[int, int] = (20, 80),
+    digit_spread: float | None = None,
 ) -> None:
     """Detection and instance masks: ``images/*.jpg`` and ``annotations.json`` in COCO's format.
 
@@ -84,11 +85,12 @@ def generate_detection(
         size: Side of a picture in pixels.
         digits: Least and greatest number of digits a picture.
         digit_size: Least and greatest length of a digit's longer side in pixels.
+        digit_spread: Greatest ratio of two digits' sizes within one picture; by default only ``digit_size`` bounds it.
 
     Raises:
         ValueError: An argument is out of range; the message says what would be right.
     """
-    spec = SceneSpec(size, tuple(digits), tuple(digit_size))  # type: ignore[arg-type]
+    spec = SceneSpec(size, tuple(digits), tuple(digit_size), digit_spread)  # type: ignore[arg-type]
     count = {'train': 1000, 'val': 200}[sources.check_split(split)] if count is None else count
     folder = Path(root)
     (folder / 'images').mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ class SceneSpec:
         size: Side of the picture in pixels.
         digits: Least and greatest number of digits.
         digit_size: Least and greatest length of a digit's longer side in pixels.
+        digit_spread: Greatest ratio of two digits' sizes within one picture; None leaves them to ``digit_size``.
 
     Raises:
         ValueError: A range is empty, or a digit does not fit into the picture.
@@ -31,6 +32,7 @@ class SceneSpec:
     size: int = 320
     digits: tuple[int, int] = (3, 8)
     digit_size: tuple[int, int] = (20, 80)
+    digit_spread: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.digits[0] <= self.digits[1]:
@@ -39,6 +41,8 @@ class SceneSpec:
             raise ValueError(
                 f'digit_size={self.digit_size} must be (least, greatest) with 8 <= least <= greatest <= size={self.size}'
             )
+        if self.digit_spread is not None and self.digit_spread < 1:
+            raise ValueError(f'digit_spread={self.digit_spread} must be at least 1, or None')
 
 
 @dataclass
@@ -75,10 +79,13 @@ def compose(rng: np.random.Generator, split: str, spec: SceneSpec) -> Scene:
     boxes: list[tuple[int, int, int, int]] = []
     areas: list[int] = []
     wanted = int(rng.integers(spec.digits[0], spec.digits[1] + 1))
+    low, high = spec.digit_size
+    if spec.digit_spread is not None and high > low * spec.digit_spread:
+        low = round(float(np.exp(rng.uniform(np.log(low), np.log(high / spec.digit_spread)))))
+        high = round(low * spec.digit_spread)
     for number in range(wanted):
         for attempt in range(200):
             # small digits are as frequent as large ones on a log scale; after many failures only the smallest may fit
-            low, high = spec.digit_size
             side = low if attempt > 100 else round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
             label, index = sources.pick_digit(rng, split)
             stamp = sources.digit_stamp(rng, index, side)

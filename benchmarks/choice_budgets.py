@@ -1,0 +1,124 @@
+"""A trained RANet or DRNet at several budgets against each of its fixed choices and random ones at the same cost.
+
+The knob is fitted on pictures that did not train the network (those of the training file behind the config's ``indices``),
+and ``val`` is read once. The multiply-adds are those executed, policy included. ``fixed_at_equal_macs`` is the accuracy of
+the fixed exits or resolutions, interpolated at the row's multiply-adds; the interval is that of the difference (paired
+bootstrap over the pictures, one training).
+
+    python benchmarks/choice_budgets.py CONFIG CHECKPOINT --out CSV
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eff_plugins import dynamic
+from eff_plugins.compat.loading import safe_load
+from eff_plugins.dynamic.module import decisions
+from eff_plugins.engine.runs import friendly, load_config, table
+from eff_plugins.hub.load import load_strict
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.registry import DATASETS, MODELS
+
+Result = tuple[np.ndarray, float]  # which pictures are right, mean multiply-adds a picture
+
+
+def batches(model: Any, config: dict, pipeline: list[dict], part: slice) -> tuple[list[Tensor], Tensor]:
+    """Inputs of the model in batches of 100, and labels (N,), of a data set's part."""
+    dataset = DATASETS.build({k: v for k, v in config.items() if k != 'indices'} | {'pipeline': pipeline})
+    rows = [dataset[i] for i in range(*part.indices(len(dataset)))]
+    groups = [rows[i : i + 100] for i in range(0, len(rows), 100)]
+    inputs = [model.data_preprocessor({'inputs': [r['inputs'] for r in group]}, False)['inputs'] for group in groups]
+    return inputs, torch.tensor([r['data_samples'].gt_label for r in rows])
+
+
+def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> Result:
+    """Run the sparse model over all pictures."""
+    logits, macs = [], []
+    with torch.no_grad():
+        for x in inputs:
+            with dynamic.record(model) as stats:
+                logits.append(model(x))
+            macs += [entry.macs for entry in stats.entries]
+    return (torch.cat(logits).argmax(1) == labels).numpy(), float(torch.cat(macs).mean())
+
+
+def fixed_at(fixed: list[Result], macs: float) -> np.ndarray:
+    """(N,) share of fixed choices that are right on each picture, mixed so that they cost ``macs``."""
+    ordered = sorted(fixed, key=lambda result: result[1])
+    costs = [cost for _, cost in ordered]
+    weights = [np.interp(macs, costs, np.eye(len(costs))[k]) for k in range(len(costs))]
+    return sum(weight * right for weight, (right, _) in zip(weights, ordered, strict=True))  # type: ignore[return-value]
+
+
+def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[list[tuple[str, str, Result]], float]:
+    """(policy, setting, result) of each row, and the dense network's multiply-adds."""
+    pipeline = cfg.val_dataloader.dataset.pipeline
+    train = cfg.train_dataloader.dataset
+    fitting, _ = batches(model, train, pipeline, slice(train.indices, None))
+    inputs, labels = batches(model, cfg.val_dataloader.dataset, pipeline, slice(None))
+    dynamic.set_execution(model, 'sparse')
+    results: list[tuple[str, str, Result]] = []
+    for number in range(decisions(model)[0].count):  # type: ignore[arg-type]
+        dynamic.set_policy(model, 'fixed', number)
+        results.append(('fixed', str(number), evaluate(model, inputs, labels)))
+    for kind in ('learned', 'random'):
+        torch.manual_seed(0)
+        dynamic.set_policy(model, kind)
+        # blind choices cost the same on any picture
+        calibration = dynamic.calibrate(model, fitting if kind == 'learned' else fitting[:1])
+        for budget in budgets:
+            if budget >= calibration.shares[-1]:
+                dynamic.set_budget(model, budget)
+                results.append((kind, str(budget), evaluate(model, inputs, labels)))
+    return results, dynamic.network_macs(model, lambda: model(inputs[0][:1]), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--budgets', type=float, nargs='+', default=[0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    parser.add_argument('--out', type=Path, metavar='CSV')
+    args = parser.parse_args()
+    cfg = load_config(args.config)
+    model: Any = MODELS.build(cfg.model)
+    load_strict(model, safe_load(args.checkpoint)['state_dict'], args.checkpoint)
+    results, dense = measure(model.eval(), cfg, args.budgets)
+    fixed = [result for kind, _, result in results if kind == 'fixed']
+    count = len(fixed[0][0])
+    draws = np.random.default_rng(0).integers(0, count, (4000, count))
+    rows = []
+    for kind, setting, (right, macs) in results:
+        difference = right - fixed_at(fixed, macs)
+        low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
+        rows.append(
+            {
+                'policy': kind,
+                'setting': setting,
+                'macs_mean': round(macs),
+                'share': f'{macs / dense:.3f}',
+                'accuracy': f'{right.mean():.4f}',
+                'fixed_at_equal_macs': f'{fixed_at(fixed, macs).mean():.4f}',
+                'difference': f'{difference.mean():+.4f}',
+                'low': f'{low:+.4f}',
+                'high': f'{high:+.4f}',
+                'pictures': count,
+                'command': f'python {shlex.join(sys.argv)}',
+            }
+        )
+    print(table([tuple(rows[0])[:-1], *(tuple(str(v) for v in r.values())[:-1] for r in rows)]))
+    if args.out:
+        write_csv(args.out, rows)
+
+
+if __name__ == '__main__':
+    friendly(main)

@@ -1,0 +1,100 @@
+"""A trained SAFD: average precision, multiply-adds and time of its zooms, of the fixed pyramid, random and single zooms.
+
+The times are the thread's processor time, mean a picture, loading and post-processing included; all policies run on the same
+pictures, one after the other.
+
+    python benchmarks/safd_zooms.py CONFIG CHECKPOINT --out CSV
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eff_plugins import dynamic
+from eff_plugins.engine.runs import build_runner, friendly, load_config, table
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import threads
+
+
+def cases(model: Any) -> dict[str, Callable[[], None]]:
+    """What each row switches on."""
+    policy, pyramid = model.policy, model.policy.pyramid.clone()
+
+    def only(level: int | None, kind: str) -> None:
+        policy.pyramid.copy_(pyramid)
+        if level is not None:
+            policy.pyramid.zero_()
+            policy.pyramid[level] = True
+        policy.kind = kind
+
+    def random(density: float) -> None:
+        only(None, 'random')
+        policy.density = density
+
+    found: dict[str, Callable[[], None]] = {
+        'learned': lambda: only(None, 'learned'),
+        'pyramid': lambda: only(None, 'all'),
+    }
+    found |= {f'random {density}': lambda density=density: random(density) for density in (0.25, 0.5)}  # type: ignore[misc]
+    for level in pyramid.nonzero().flatten().tolist():
+        found[f'zoom of level {level}'] = lambda level=level: only(level, 'all')  # type: ignore[misc]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--size', type=int, nargs=2, default=(320, 320), help="pictures' height and width")
+    parser.add_argument('--count', type=int, help='pictures, by default all of val')
+    parser.add_argument('--out', type=Path, metavar='CSV')
+    args = parser.parse_args()
+    cfg = load_config(args.config)
+    cfg.load_from = args.checkpoint
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False, batch_size=1)
+    if args.count:
+        cfg.test_dataloader.dataset.indices = args.count
+    cfg.work_dir = tempfile.mkdtemp()
+    runner = build_runner(cfg)
+    model: Any = dynamic.set_execution(runner.model, 'sparse')
+    picture = torch.zeros(3, *args.size)
+    for number in range(len(model.spn.centres)):  # counts each size once, so that the counting is not timed
+        model.zoom_macs(picture, number)
+    rows = []
+    for name, switch in cases(model).items():
+        switch()
+        torch.manual_seed(0)
+        with threads(1), dynamic.record(model) as stats:
+            start = time.thread_time()
+            metrics = runner.test()
+            spent = time.thread_time() - start
+        macs = torch.cat([entry.macs for entry in stats.entries])
+        rows.append(
+            {
+                'policy': name,
+                'AP50': metrics.get('coco/bbox_mAP_50', 0.0),
+                'AP': metrics.get('coco/bbox_mAP', 0.0),
+                'macs_mean': round(float(macs.mean())),
+                'macs_std': round(float(macs.std())),
+                'cpu_ms': f'{1000 * spent / len(macs):.1f}',
+                'pictures': len(macs),
+                'command': f'python {shlex.join(sys.argv)}',
+            }
+        )
+        print(rows[-1], flush=True)
+    print(table([tuple(rows[0])[:-1], *(tuple(str(v) for v in r.values())[:-1] for r in rows)]))
+    if args.out:
+        write_csv(args.out, rows)
+
+
+if __name__ == '__main__':
+    friendly(main)

@@ -1,0 +1,1 @@
+"""Resolution-wise dynamic image networks."""
