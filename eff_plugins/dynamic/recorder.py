@@ -27,6 +27,8 @@ class Entry:
         density: (B,) share of the decisions that are on; differentiable in training.
         mask: (B, 1, h, w) what was on, or None.
         scores: The policy's scores, detached, or None.
+        log_prob: Log-probabilities of the decisions, differentiable, where a policy is trained by reward; else None.
+        masked_skips: Whether masked execution, too, leaves out what was not chosen.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Entry:
     density: Tensor
     mask: Tensor | None = None
     scores: Tensor | None = None
+    log_prob: Tensor | None = None
+    masked_skips: bool = False
 
 
 class Stats:

@@ -51,7 +51,7 @@ class BudgetHook(Hook):
         if not 0 < budget <= 1:
             raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
         self.budget = budget
-        self.losses = dict(losses or dict(gap=10.0, bounds=10.0))
+        self.losses = dict(gap=10.0, bounds=10.0) if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:
             raise ValueError(f'unknown budget loss {", ".join(unknown)}; known: {", ".join(LOSSES)}')
@@ -102,10 +102,12 @@ class BudgetHook(Hook):
             return
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            # masked execution computes everything, and the policies on top
-            policies = sum(entry.policy_macs * len(entry.macs) for entry in self._stats.entries)
+            # masked execution computes everything, and the policies on top; or, where a method says so, what was chosen
             counted = self._counter.get_total_flops() / 2
-            self._network_macs[self._size] = (counted - policies) / max(self._stats.samples, 1)
+            for entry in self._stats.entries:
+                spent = entry.macs - entry.dense_macs if entry.masked_skips else entry.policy_macs
+                counted -= float(torch.as_tensor(spent).detach().expand(len(entry.macs)).sum())
+            self._network_macs[self._size] = counted / max(self._stats.samples, 1)
         self._recording.__exit__(None, None, None)
 
     def _extra(self, runner: Runner) -> dict[str, Tensor]:

@@ -87,6 +87,15 @@ class Kernels:
         self.convolve = library[f'convolve_{name}']
         self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
         self.convolve.restype = None
+        self.convolve_blocks = library[f'convolve_blocks_{name}']
+        self.convolve_blocks.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 6]
+        self.convolve_blocks.restype = None
+        self.max_blocks = library[f'max_blocks_{name}']
+        self.max_blocks.argtypes = [*[pointer] * 4, number, pointer, pointer]
+        self.max_blocks.restype = None
+        self.mean_blocks = library[f'mean_blocks_{name}']
+        self.mean_blocks.argtypes = [pointer, number, pointer, number, pointer]
+        self.mean_blocks.restype = None
         self.plan_rows = library.plan_rows
         self.plan_rows.argtypes = [pointer, *[number] * 5, pointer, number, pointer, pointer]
         self.plan_rows.restype = None

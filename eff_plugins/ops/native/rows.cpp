@@ -127,8 +127,10 @@ constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int
 }
 constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
 
-void full(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
-          const float* bias, const float* residual, float* out) {
+// `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
+template <class Find, class Place>
+void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* residual,
+          float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
     // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
     const int64_t bytes_a_row = 4 * s.channels * (tap_count > 1 ? 2 : 1);
@@ -140,10 +142,10 @@ void full(const Shape& s, const float* x, const float* zeros, const int32_t* row
         taps.resize(size * tap_count);
         from.resize(size);
         to.resize(size);
-        find_taps(s, x, zeros, rows + begin, size, taps.data());
+        find(begin, size, taps.data());
         for (int64_t i = 0; i < size; i++) {
-            to[i] = out + rows[begin + i] * s.filters;
-            from[i] = residual ? residual + rows[begin + i] * s.filters : nullptr;
+            to[i] = out + place(begin + i) * s.filters;
+            from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
         }
         for (int64_t n = 0; n < s.filters; n += NR) {
             const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
@@ -156,15 +158,16 @@ void full(const Shape& s, const float* x, const float* zeros, const int32_t* row
 }
 
 // One filter a channel: weights are [taps][C].
-void depthwise(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
-               const float* bias, const float* residual, float* out) {
+template <class Find, class Place>
+void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
+               const float* residual, float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
     thread_local std::vector<const float*> taps;
     taps.resize(tap_count);
     for (int64_t r = 0; r < count; r++) {
-        find_taps(s, x, zeros, rows + r, 1, taps.data());
-        float* to = out + rows[r] * channels;
-        const float* from = residual ? residual + rows[r] * channels : nullptr;
+        find(r, 1, taps.data());
+        float* to = out + place(r) * channels;
+        const float* from = residual ? residual + place(r) * channels : nullptr;
         int64_t c = 0;
         for (; c + 4 * LANES <= channels; c += 4 * LANES) {
             V sum[4];
@@ -194,6 +197,31 @@ void depthwise(const Shape& s, const float* x, const float* zeros, const int32_t
     }
 }
 
+// Blocks with borders, each entry naming a position of a pool: where the taps of an operator on them lie.
+struct Blocks {
+    const int32_t* codes;                      // (n, high, wide); -1: outside; from `count` on: a position of `means`
+    int64_t high, wide, out_high, out_wide;    // sizes of a block with borders, of its output
+    const float *x, *means, *zeros;
+    int64_t count;                             // positions in the pool
+
+    template <class Pointer>
+    void find(const Shape& s, int64_t begin, int64_t size, Pointer taps) const {
+        if (!codes) {  // a 1x1 convolution reads what it writes
+            for (int64_t i = 0; i < size; i++) *taps++ = x + (begin + i) * s.channels;
+            return;
+        }
+        for (int64_t i = begin; i < begin + size; i++) {
+            const int64_t column = i % out_wide, line = i / out_wide, block = line / out_high;
+            const int32_t* at = codes + (block * high + line % out_high * s.stride_h) * wide + column * s.stride_w;
+            for (int64_t ky = 0; ky < s.kernel_h; ky++)
+                for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                    const int64_t code = at[ky * s.dilation_h * wide + kx * s.dilation_w];
+                    *taps++ = code < 0 ? zeros : code < count ? x + code * s.channels : means + (code - count) * s.channels;
+                }
+        }
+    }
+};
+
 }  // namespace
 
 extern "C" {
@@ -206,7 +234,58 @@ int64_t JOIN(columns, ISA)() { return NR; }
 void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
                          int64_t count, const float* weight, const float* bias, const float* residual, float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    (is_depthwise ? depthwise : full)(s, x, zeros, rows, count, weight, bias, residual, out);
+    const auto find = [&](int64_t begin, int64_t size, const float** taps) { find_taps(s, x, zeros, rows + begin, size, taps); };
+    const auto place = [&](int64_t i) { return int64_t(rows[i]); };
+    if (is_depthwise)
+        depthwise(s, find, place, count, weight, bias, residual, out);
+    else
+        full(s, find, place, count, weight, bias, residual, out);
+}
+
+// The same over blocks of a pool (P, C): `sizes` holds n and the sizes of a block with borders and of its output; `codes` are
+// those of Blocks, or null for a 1x1 convolution. `out` and `residual` are (n * H' * W', N).
+void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,
+                                const float* x, int64_t positions, const float* means, const float* zeros, const float* weight,
+                                const float* bias, const float* residual, float* out) {
+    const Shape& s = *reinterpret_cast<const Shape*>(shape);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, positions};
+    const auto find = [&](int64_t begin, int64_t size, const float** taps) { blocks.find(s, begin, size, taps); };
+    const auto place = [](int64_t i) { return i; };
+    const int64_t count = sizes[0] * sizes[3] * sizes[4];
+    if (is_depthwise)
+        depthwise(s, find, place, count, weight, bias, residual, out);
+    else
+        full(s, find, place, count, weight, bias, residual, out);
+}
+
+// Maxima instead of sums; what lies outside counts for nothing.
+void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const float* x, int64_t positions,
+                           const float* means, float* out) {
+    const Shape& s = *reinterpret_cast<const Shape*>(shape);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, positions};
+    const int64_t channels = s.channels;
+    std::vector<const float*> taps(s.kernel_h * s.kernel_w);
+    for (int64_t i = 0; i < sizes[0] * sizes[3] * sizes[4]; i++, out += channels) {
+        blocks.find(s, i, 1, taps.data());
+        bool first = true;
+        for (const float* tap : taps) {
+            if (!tap) continue;
+            if (first)
+                std::copy_n(tap, channels, out);
+            else
+                for (int64_t c = 0; c < channels; c++) out[c] = out[c] < tap[c] ? tap[c] : out[c];
+            first = false;
+        }
+    }
+}
+
+// out (n, C): means of four positions of a pool each.
+void JOIN(mean_blocks, ISA)(const float* x, int64_t channels, const int32_t* quads, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i++, quads += 4, out += channels) {
+        const float *a = x + quads[0] * channels, *b = x + quads[1] * channels;
+        const float *c = x + quads[2] * channels, *d = x + quads[3] * channels;
+        for (int64_t k = 0; k < channels; k++) out[k] = 0.25f * (a[k] + b[k] + c[k] + d[k]);
+    }
 }
 
 }  // extern "C"

@@ -1,0 +1,274 @@
+"""Residual blocks computed only in the blocks of a picture that a mask names: SBNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.policies import Decide
+from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.models.spatial.segblocks import BlockPolicy
+from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
+from eff_plugins.registry import MODELS
+
+
+@dataclass(eq=False)
+class Shared:
+    """What the branches of one network read in a forward pass.
+
+    Attributes:
+        block: Side of a block in pixels of the picture.
+        size: (H, W) of the picture.
+        on: (B, 1, gh, gw) decisions, or None outside of a forward pass.
+    """
+
+    block: int
+    size: tuple[int, int] = (0, 0)
+    on: Tensor | None = None
+
+    def grid(self, height: int, width: int) -> BlockGrid:
+        """The blocks on a map of the network.
+
+        Raises:
+            ValueError: A block has no whole pixels there.
+        """
+        stride = 1
+        while stride < self.block and (-(-self.size[0] // stride), -(-self.size[1] // stride)) != (height, width):
+            stride *= 2
+        if stride >= self.block:
+            raise ValueError(
+                f'a map of {height}x{width} is no halving of the picture of {self.size} by less than a block'
+            )
+        return BlockGrid((self.block // stride, self.block // stride))
+
+
+class Windows(TorchFunctionMode):
+    """While active, convolutions shrink gathered blocks by their halo instead of padding them with zeros.
+
+    What lies outside of the map is set to zero before each of them, as the padding of the whole map would be.
+
+    Args:
+        blocks: (N, 3) of (sample, i, j).
+        grid: The blocks without halo.
+        halo: Of the gathered blocks at first, (vertical, horizontal).
+        size: (H, W) of the map.
+    """
+
+    def __init__(self, blocks: Tensor, grid: BlockGrid, halo: tuple[int, int], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.blocks, self.grid, self.halo, self.size = blocks, grid, halo, size
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, '__name__', '')
+        if name == 'conv2d':
+            return self._convolve(*args, **(kwargs or {}))
+        if name in ('mean', 'adaptive_avg_pool2d', 'max_pool2d', 'avg_pool2d', 'pad', 'interpolate', 'group_norm'):
+            raise NotImplementedError(
+                f'{name}() in a residual branch reads more than convolutions do; SBNet cannot block it'
+            )
+        return func(*args, **(kwargs or {}))
+
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        reach = _reach(weight.shape[2:], dilation)
+        if pair(stride) != (1, 1) or pair(padding) != reach:
+            raise NotImplementedError(f'stride {stride} and padding {padding} change the size of a residual branch')
+        if reach != (0, 0):
+            _, inside = self.grid.with_halo(self.halo).positions(self.blocks, *self.size)
+            if not bool(inside.all()):
+                x = x.masked_fill(~inside[:, None], 0.0)
+            self.halo = (self.halo[0] - reach[0], self.halo[1] - reach[1])
+        return F.conv2d(x, weight, bias, 1, 0, dilation, groups)
+
+
+def _reach(kernel: Any, dilation: Any) -> tuple[int, int]:
+    """Pixels that a convolution of stride 1 reads beyond its output on each side."""
+    high, wide = ((k - 1) * d // 2 for k, d in zip(kernel, pair(dilation), strict=True))
+    return high, wide
+
+
+class BlockBranch(DynamicModule):
+    """A residual branch that is computed in the chosen blocks of its map; elsewhere it is zero.
+
+    Its layers keep their names, so the keys are those of the static network.
+
+    Args:
+        branch: (B, C, H, W) -> the same shape; convolutions of stride 1 and what works on single pixels.
+        shared: Where the network leaves its decisions.
+
+    Raises:
+        TypeError: ``branch`` is no plain sequence of layers.
+    """
+
+    def __init__(self, branch: nn.Module, shared: Shared) -> None:
+        super().__init__()
+        if type(branch) is not nn.Sequential:
+            raise TypeError(
+                f'a branch to be computed in blocks must be an nn.Sequential, this is {type(branch).__name__}'
+            )
+        self._layers = [name for name, _ in branch.named_children()]
+        for name, layer in branch.named_children():
+            self.add_module(name, layer)
+        self.shared = shared
+        self._macs_of = MacsOf()
+
+    def _branch(self, x: Tensor) -> Tensor:
+        for name in self._layers:
+            x = self._modules[name](x)  # type: ignore[misc]
+        return x
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_execution()
+        on = self.shared.on
+        if self.execution == 'dense' or on is None:
+            return self._branch(x)
+        grid = self.shared.grid(*x.shape[2:])
+        reaches = [_reach(c.kernel_size, c.dilation) for c in self._convolutions()]
+        halo = (sum(high for high, _ in reaches), sum(wide for _, wide in reaches))
+        layers: list[Any] = [self._modules[name] for name in self._layers]
+        dense, a_block = self._macs_of(nn.Sequential(*layers), tuple(x.shape[1:])), 0.0
+        left = halo
+        for convolution, reach in zip(self._convolutions(), reaches, strict=True):
+            left = (left[0] - reach[0], left[1] - reach[1])
+            a_block += convolution.weight.numel() * (grid.size[0] + 2 * left[0]) * (grid.size[1] + 2 * left[1])
+        spent = on.flatten(1).sum(1) * a_block
+        whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
+        if recording():
+            macs = dense + spent - spent.detach() if whole else spent
+            density = on.flatten(1).mean(1)
+            emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
+        if self.execution == 'masked' or whole:
+            mask = on.repeat_interleave(grid.size[0], 2).repeat_interleave(grid.size[1], 3)
+            return self._branch(x) * mask[:, :, : x.shape[2], : x.shape[3]]
+        return self._sparse(x, on, grid, halo)
+
+    def _sparse(self, x: Tensor, on: Tensor, grid: BlockGrid, halo: tuple[int, int]) -> Tensor:
+        out = torch.zeros_like(x, memory_format=torch.channels_last)
+        blocks = (on[:, 0] > 0.5).nonzero()
+        if not len(blocks):
+            return out
+        taken = gather_blocks(x, blocks, grid.with_halo(halo))
+        with Windows(blocks, grid, halo, (x.shape[2], x.shape[3])):
+            taken = self._branch(taken)
+        return scatter_blocks(taken, blocks, grid, out)
+
+
+@MODELS.register_module()
+class SBNet(BaseModule, DynamicModule):
+    """A residual backbone whose branches are computed in some blocks of the picture; elsewhere their input passes.
+
+    Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018: active blocks are gathered with the halo that a
+    branch needs, computed by ordinary convolutions, and scattered back. The mask is shared by all branches. It comes from
+    a small network on the picture, trained with ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in
+    the paper, where road maps or a first detector give it.
+
+    Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
+
+    Args:
+        backbone: Config of the backbone (or the module itself) with blocks that declare ``has_residual`` and ``branch``.
+        block_size: Side of a block in pixels; a multiple of 32 and larger than the backbone's largest stride.
+        policy: Arguments of ``BlockPolicy``.
+        init_cfg: As in mmengine; weights belong in the backbone's ``init_cfg``.
+
+    Attributes:
+        out_channels: Of the returned maps; ``out_strides`` and ``size_divisor`` as the backbone's.
+
+    Raises:
+        ValueError: ``block_size`` does not fit, or the backbone has no residual block.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any] | nn.Module,
+        block_size: int = 64,
+        policy: Mapping[str, Any] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        BaseModule.__init__(self, init_cfg)  # and through it DynamicModule's
+        network: Any = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
+        if block_size % (2 * max(network.out_strides)):
+            raise ValueError(
+                f"block_size={block_size} must be a multiple of {2 * max(network.out_strides)}, twice the backbone's "
+                'largest stride'
+            )
+        found: list[Any] = [block for block in network.modules() if getattr(block, 'has_residual', False)]
+        if not found:
+            raise ValueError(f'{type(network).__name__} has no residual block whose branch may be left out')
+        self.shared = Shared(block_size)
+        for block in found:
+            block.branch = BlockBranch(block.branch, self.shared)
+        self.backbone = network
+        self.policy = BlockPolicy(block_size, **{'keep': 2.0, **(policy or {})})
+        self.decide = Decide()
+        self.out_channels = tuple(network.out_channels)
+        self.out_strides = tuple(network.out_strides)
+        self.size_divisor = network.size_divisor
+        self._given: Tensor | None = None
+        self._macs_of = MacsOf()
+
+    def use_mask(self, mask: Tensor | None) -> None:
+        """Decide by a mask of the picture from now on, or (None) by the policy again.
+
+        Args:
+            mask: (B, 1, H, W) or (B, H, W); a block is computed where any of its pixels is above 0.
+        """
+        self._given = mask
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.check_execution()
+        if self.execution == 'dense':
+            return self.backbone(x)
+        scores = self.policy(x) if self._given is None else None
+        on = self._from_mask(x) if scores is None else self.decide(scores)
+        if recording():
+            macs = 0.0 if scores is None else self._macs_of(self.policy, tuple(x.shape[1:]))
+            emit(
+                self,
+                dense_macs=0.0,
+                macs=x.new_full((len(x),), macs),
+                policy_macs=macs,
+                density=on.flatten(1).mean(1),
+                mask=on.detach(),
+                scores=None if scores is None else scores.detach(),
+            )
+        self.shared.size, self.shared.on = (x.shape[2], x.shape[3]), on
+        try:
+            return self.backbone(x)
+        finally:
+            self.shared.on = None
+
+    def _from_mask(self, x: Tensor) -> Tensor:
+        """The given mask as decisions (B, 1, gh, gw).
+
+        Raises:
+            ValueError: The mask is not of this picture.
+        """
+        assert self._given is not None
+        if (len(self._given), *self._given.shape[-2:]) != (len(x), *x.shape[2:]):
+            raise ValueError(f'the mask is {tuple(self._given.shape)}, the picture {tuple(x.shape)}')
+        grid = BlockGrid((self.shared.block, self.shared.block))
+        on = x.new_zeros(len(x), 1, *grid.counts(*x.shape[2:]))
+        sample, i, j = active_blocks(self._given, grid).unbind(1)
+        on[sample, 0, i, j] = 1.0
+        return on
