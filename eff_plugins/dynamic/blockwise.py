@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from eff_plugins.ops.block_conv import conv_blocks, join, max_pool_blocks
 from eff_plugins.ops.blocks import pair
+from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.ops.dual import DualGrid, Window, pool_of, rows_of
 
 # What mixes pixels in ways that blocks do not allow
@@ -72,17 +74,25 @@ class Blockwise(TorchFunctionMode):
             )
         return self._levels[x.shape[3]]
 
-    def _blocks(self, x: Tensor, window: Window, fill: float) -> tuple[int, list[Tensor]]:
-        """The level of the output, and each group's blocks with the borders that an operator reads."""
+    def _after(self, x: Tensor, window: Window) -> int:
+        """The level of an operator's output; the operator is checked."""
         level = self._level(x)
-        after = level + window.stride.bit_length() - 1
         self._check(window, level)
-        if x is not self.image:
-            return after, [gather(x, fill) for gather in self.grid.gathers(level, window)]
-        half = self.grid.half(x)
-        maps = (half if group.low else x for group in self.grid.groups)
-        pairs = zip(maps, self.grid.groups, strict=True)
-        return after, [self.grid.windows(each, group, level, window, fill) for each, group in pairs]
+        return level + window.stride.bit_length() - 1
+
+    def _windows(self, window: Window, fill: float) -> list[Tensor]:
+        """What each group of blocks reads of the picture."""
+        half = self.grid.half(self.image)
+        maps = (half if group.low else self.image for group in self.grid.groups)
+        return [
+            self.grid.windows(each, group, 0, window, fill) for each, group in zip(maps, self.grid.groups, strict=True)
+        ]
+
+    def _blocks(self, x: Tensor, window: Window, fill: float) -> list[Tensor]:
+        """Each group's blocks with the borders that an operator reads."""
+        if x is self.image:
+            return self._windows(window, fill)
+        return [gather(x, fill) for gather in self.grid.gathers(self._level(x), window)]
 
     def _check(self, window: Window, level: int) -> None:
         """Every output pixel must have its place in a block: maps of ceil(size / stride).
@@ -100,15 +110,12 @@ class Blockwise(TorchFunctionMode):
                         'blocks need operators that return ceil(size / stride) pixels'
                     )
 
-    def _pool(self, blocks: list[Tensor], level: int) -> Tensor:
-        rows = [block.permute(0, 2, 3, 1).reshape(-1, block.shape[1]) for block in blocks]
-        pool = pool_of(rows[0] if len(rows) == 1 else torch.cat(rows))
+    def _note(self, pool: Tensor, level: int) -> Tensor:
         self._levels[pool.shape[3]] = level
         return pool
 
     def _count(self, weight: Tensor, level: int | None) -> None:
-        pixels = 1 if level is None else self.grid.pixels(level)
-        self.macs += weight.numel() * pixels
+        self.macs += weight.numel() * (1 if level is None else self.grid.pixels(level))
 
     def conv2d(
         self,
@@ -120,23 +127,35 @@ class Blockwise(TorchFunctionMode):
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
+        act: str | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
         if input is not self.image and not self.is_pool(input):  # a vector for each sample, as in squeeze-excite
             self._count(weight, None)
-            return func(input, weight, bias, stride, padding, dilation, groups)
-        kernel, stride, dilation = tuple(weight.shape[2:]), _square(stride), pair(dilation)
-        window = Window(_spread(kernel, dilation), stride, None if padding == 'SAME' else pair(padding))
-        if window.kernel == (1, 1) and stride == 1 and input is not self.image:
-            self._count(weight, self._level(input))
-            return F.conv2d(input, weight, bias, groups=groups)
-        level, blocks = self._blocks(input, window, 0.0)
+            return ACTIVATIONS[act](func(input, weight, bias, stride, padding, dilation, groups))
+        step, dilation = _square(stride), pair(dilation)
+        window = Window(_spread(weight.shape[2:], dilation), step, None if padding == 'SAME' else pair(padding))
+        level = self._after(input, window)
         self._count(weight, level)
-        return self._pool([F.conv2d(b, weight, bias, stride, 0, dilation, groups) for b in blocks], level)
+        if input is self.image:
+            blocks = self._windows(window, 0.0)
+            y = join(F.conv2d(block, weight, bias, step, 0, dilation, groups) for block in blocks)
+            return self._note(ACTIVATIONS[act](y), level)
+        pointwise = window == Window((1, 1), 1, (0, 0))
+        gathers = None if pointwise else self.grid.gathers(self._level(input), window)
+        return self._note(conv_blocks(input, weight, bias, gathers, step, dilation, groups, act, residual), level)
 
     def same_pad_conv2d(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Any, stride: Any, dilation: Any, groups: int
     ) -> Tensor:
         return self.conv2d(F.conv2d, x, weight, bias, stride, 'SAME', dilation, groups)
+
+    def fused(
+        self, func: Callable, conv: PackedConv2d, x: Tensor, act: str | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """A convolution prepared for inference."""
+        settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        return self.conv2d(F.conv2d, x, conv.weight, conv.bias, *settings, act, residual)
 
     def max_pool2d(
         self,
@@ -149,12 +168,13 @@ class Blockwise(TorchFunctionMode):
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Tensor:
-        if ceil_mode or return_indices:
-            raise NotImplementedError('max pooling with ceil_mode or return_indices cannot run in blocks')
-        kernel, step = pair(kernel_size), _square(stride or kernel_size)
-        window = Window(_spread(kernel, pair(dilation)), step, pair(padding))
-        level, blocks = self._blocks(input, window, float('-inf'))
-        return self._pool([F.max_pool2d(block, kernel, step, 0, dilation) for block in blocks], level)
+        if ceil_mode or return_indices or input is self.image:
+            raise NotImplementedError('max pooling with ceil_mode or of the picture itself cannot run in blocks')
+        kernel, step, dilation = pair(kernel_size), _square(stride or kernel_size), pair(dilation)
+        window = Window(_spread(kernel, dilation), step, pair(padding))
+        level = self._after(input, window)
+        gathers = self.grid.gathers(self._level(input), window)
+        return self._note(max_pool_blocks(input, kernel, step, dilation, gathers), level)
 
     def avg_pool2d(
         self,
@@ -170,9 +190,9 @@ class Blockwise(TorchFunctionMode):
         if ceil_mode or not (count_include_pad or pair(padding) == (0, 0)):
             raise NotImplementedError('average pooling over an uneven number of pixels cannot run in blocks')
         kernel, step = pair(kernel_size), _square(stride or kernel_size)
-        level, blocks = self._blocks(input, Window(kernel, step, pair(padding)), 0.0)
-        pooled = [F.avg_pool2d(block, kernel, step, divisor_override=divisor_override) for block in blocks]
-        return self._pool(pooled, level)
+        window = Window(kernel, step, pair(padding))
+        level, blocks = self._after(input, window), self._blocks(input, window, 0.0)
+        return self._note(join(F.avg_pool2d(block, kernel, step, divisor_override=divisor_override) for block in blocks), level)
 
     def mean(self, func: Callable, input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
         """Over the picture: a pixel of half the resolution stands for four."""
@@ -204,7 +224,7 @@ class Blockwise(TorchFunctionMode):
 
 _HANDLERS: dict[str, Callable] = {
     name: getattr(Blockwise, name)
-    for name in ('conv2d', 'same_pad_conv2d', 'max_pool2d', 'avg_pool2d', 'mean', 'adaptive_avg_pool2d', 'mul')
+    for name in ('conv2d', 'same_pad_conv2d', 'fused', 'max_pool2d', 'avg_pool2d', 'mean', 'adaptive_avg_pool2d', 'mul')
 } | dict.fromkeys(('mul_', '__mul__', '__rmul__', '__imul__'), Blockwise.mul)
 
 

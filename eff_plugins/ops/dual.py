@@ -73,7 +73,7 @@ class Gather:
         rows: (n * height * width,) positions in the pool.
         outside: Entries of ``rows`` that lie outside of the picture.
         averaged: Entries of ``rows`` that are means of four pixels of a finer neighbour.
-        quads: (len(averaged) * 4,) positions of those pixels.
+        quads: (len(averaged) * 4,) positions of those pixels, int32.
     """
 
     shape: tuple[int, int, int]
@@ -81,6 +81,18 @@ class Gather:
     outside: Tensor
     averaged: Tensor
     quads: Tensor
+    _codes: list[Tensor] = field(default_factory=list)
+
+    def codes(self, count: int) -> Tensor:
+        """All entries in one int32 table for the native kernel: -1 outside, from ``count`` (P) on the k-th average."""
+        if not self._codes:
+            codes = self.rows.to(torch.int32)
+            codes[self.outside] = -1
+            codes[self.averaged] = torch.arange(
+                count, count + len(self.averaged), dtype=torch.int32, device=codes.device
+            )
+            self._codes.append(codes)
+        return self._codes[0]
 
     def __call__(self, pool: Tensor, fill: float = 0.0) -> Tensor:
         """Pool (1, C, 1, P) -> blocks (n, C, height, width) with borders, differentiable."""
@@ -268,7 +280,7 @@ class DualGrid:
         step = torch.arange(2, device=places.device)
         y = (2 * line[:, None] + step).clamp(max=high - 1)
         x = (2 * column[:, None] + step).clamp(max=wide - 1)
-        return layout.fine[sample[:, None, None], y[:, :, None], x[:, None, :]].flatten()
+        return layout.fine[sample[:, None, None], y[:, :, None], x[:, None, :]].flatten().to(torch.int32)
 
     def windows(self, maps: Tensor, group: Group, level: int, window: Window, fill: float) -> Tensor:
         """What each block of a group reads of a whole map, ``fill`` outside of it.

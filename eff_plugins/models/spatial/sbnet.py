@@ -15,14 +15,17 @@ from torch.overrides import TorchFunctionMode
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
+from eff_plugins.dynamic.skip import Branch
 from eff_plugins.models.spatial.segblocks import BlockPolicy
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
+from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.registry import MODELS
 
 
 @dataclass(eq=False)
 class Shared:
-    """What the branches of one network read in a forward pass.
+    """What the residual blocks of one network read in a forward pass.
 
     Attributes:
         block: Side of a block in pixels of the picture.
@@ -72,11 +75,13 @@ class Windows(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         if name == 'conv2d':
             return self._convolve(*args, **(kwargs or {}))
-        if name in ('mean', 'adaptive_avg_pool2d', 'max_pool2d', 'avg_pool2d', 'pad', 'interpolate', 'group_norm'):
-            raise NotImplementedError(
-                f'{name}() in a residual branch reads more than convolutions do; SBNet cannot block it'
-            )
+        if name == 'fused':
+            return self._fused(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _fused(self, conv: PackedConv2d, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
+        y = self._convolve(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return ACTIVATIONS[act](y if residual is None else y + residual)
 
     def _convolve(
         self,
@@ -105,54 +110,29 @@ def _reach(kernel: Any, dilation: Any) -> tuple[int, int]:
     return high, wide
 
 
-class BlockBranch(DynamicModule):
-    """A residual branch that is computed in the chosen blocks of its map; elsewhere it is zero.
-
-    Its layers keep their names, so the keys are those of the static network.
+class BlockGate(DynamicModule):
+    """Computes the branch of a residual block in the chosen blocks of its map; elsewhere the shortcut stands alone.
 
     Args:
-        branch: (B, C, H, W) -> the same shape; convolutions of stride 1 and what works on single pixels.
         shared: Where the network leaves its decisions.
-
-    Raises:
-        TypeError: ``branch`` is no plain sequence of layers.
     """
 
-    def __init__(self, branch: nn.Module, shared: Shared) -> None:
+    def __init__(self, shared: Shared) -> None:
         super().__init__()
-        if type(branch) is not nn.Sequential:
-            raise TypeError(
-                f'a branch to be computed in blocks must be an nn.Sequential, this is {type(branch).__name__}'
-            )
-        self._layers = [name for name, _ in branch.named_children()]
-        for name, layer in branch.named_children():
-            self.add_module(name, layer)
         self.shared = shared
         self._macs_of = MacsOf()
 
-    def _branch(self, x: Tensor) -> Tensor:
-        for name in self._layers:
-            x = self._modules[name](x)  # type: ignore[misc]
-        return x
-
-    def _convolutions(self) -> list[nn.Conv2d]:
-        return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """The block's output for its input ``x`` (B, C, H, W)."""
         self.check_execution()
         on = self.shared.on
         if self.execution == 'dense' or on is None:
-            return self._branch(x)
+            return block.run(x)
         grid = self.shared.grid(*x.shape[2:])
-        reaches = [_reach(c.kernel_size, c.dilation) for c in self._convolutions()]
+        reaches = [_reach(unit.conv.kernel_size, unit.conv.dilation) for unit in block.units()]  # type: ignore[arg-type]
         halo = (sum(high for high, _ in reaches), sum(wide for _, wide in reaches))
-        layers: list[Any] = [self._modules[name] for name in self._layers]
-        dense, a_block = self._macs_of(nn.Sequential(*layers), tuple(x.shape[1:])), 0.0
-        left = halo
-        for convolution, reach in zip(self._convolutions(), reaches, strict=True):
-            left = (left[0] - reach[0], left[1] - reach[1])
-            a_block += convolution.weight.numel() * (grid.size[0] + 2 * left[0]) * (grid.size[1] + 2 * left[1])
-        spent = on.flatten(1).sum(1) * a_block
+        dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
+        spent = on.flatten(1).sum(1) * _block_macs(block, grid, halo, reaches)
         whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
         if recording():
             macs = dense + spent - spent.detach() if whole else spent
@@ -160,18 +140,39 @@ class BlockBranch(DynamicModule):
             emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
         if self.execution == 'masked' or whole:
             mask = on.repeat_interleave(grid.size[0], 2).repeat_interleave(grid.size[1], 3)
-            return self._branch(x) * mask[:, :, : x.shape[2], : x.shape[3]]
-        return self._sparse(x, on, grid, halo)
+            return block.merge(block.run_shortcut(x), block.run_branch(x) * mask[:, :, : x.shape[2], : x.shape[3]])
+        return self._sparse(block, x, on, grid, halo)
 
-    def _sparse(self, x: Tensor, on: Tensor, grid: BlockGrid, halo: tuple[int, int]) -> Tensor:
-        out = torch.zeros_like(x, memory_format=torch.channels_last)
+    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid, halo: tuple[int, int]) -> Tensor:
+        shortcut = block.run_shortcut(x)
         blocks = (on[:, 0] > 0.5).nonzero()
-        if not len(blocks):
-            return out
         taken = gather_blocks(x, blocks, grid.with_halo(halo))
-        with Windows(blocks, grid, halo, (x.shape[2], x.shape[3])):
-            taken = self._branch(taken)
-        return scatter_blocks(taken, blocks, grid, out)
+        kept = gather_blocks(shortcut, blocks, grid)
+        out = block.rest(x, shortcut)
+        if out is x and not block.owns_input:
+            out = x.clone(memory_format=torch.preserve_format)
+        if len(blocks):
+            with Windows(blocks, grid, halo, (x.shape[2], x.shape[3])):
+                taken = block.run_branch(taken)
+            out = scatter_blocks(block.merge(kept, taken), blocks, grid, out)
+        return out
+
+
+def _block_macs(
+    block: ResidualBlock, grid: BlockGrid, halo: tuple[int, int], reaches: list[tuple[int, int]]
+) -> float:
+    """Multiply-adds of a block's branch in one block of the grid: each layer computes what later ones read."""
+    total, left = 0.0, halo
+    for unit, reach in zip(block.units(), reaches, strict=True):
+        left = (left[0] - reach[0], left[1] - reach[1])
+        weight: Any = unit.conv.weight
+        total += weight.numel() * (grid.size[0] + 2 * left[0]) * (grid.size[1] + 2 * left[1])
+    return total
+
+
+def _plain(block: ResidualBlock) -> bool:
+    """Whether a block keeps its map's size and its shortcut is its input."""
+    return all(pair(unit.conv.stride) == (1, 1) for unit in block.units())  # type: ignore[arg-type]
 
 
 @MODELS.register_module()
@@ -186,7 +187,8 @@ class SBNet(BaseModule, DynamicModule):
     Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
 
     Args:
-        backbone: Config of the backbone (or the module itself) with blocks that declare ``has_residual`` and ``branch``.
+        backbone: Config of the backbone (or the module itself) made of residual blocks whose branches are chains of
+            convolutions; blocks with a stride stay as they are.
         block_size: Side of a block in pixels; a multiple of 32 and larger than the backbone's largest stride.
         policy: Arguments of ``BlockPolicy``.
         init_cfg: As in mmengine; weights belong in the backbone's ``init_cfg``.
@@ -212,12 +214,12 @@ class SBNet(BaseModule, DynamicModule):
                 f"block_size={block_size} must be a multiple of {2 * max(network.out_strides)}, twice the backbone's "
                 'largest stride'
             )
-        found: list[Any] = [block for block in network.modules() if getattr(block, 'has_residual', False)]
+        found = [block for _, block in residual_blocks(network) if _plain(block)]
         if not found:
             raise ValueError(f'{type(network).__name__} has no residual block whose branch may be left out')
         self.shared = Shared(block_size)
         for block in found:
-            block.branch = BlockBranch(block.branch, self.shared)
+            block.dynamic = BlockGate(self.shared)
         self.backbone = network
         self.policy = BlockPolicy(block_size, **{'keep': 2.0, **(policy or {})})
         self.decide = Decide()

@@ -231,10 +231,8 @@ def test_bad_arguments_are_named():
     net, _ = network('resnet')
     with pytest.raises(RuntimeError, match='training mode'):
         dynamic.set_execution(net, 'sparse').train()(pictures())
-    net, _ = network('squeeze-excite', SBNet)
-    net.decide.density = 0.1
-    with pytest.raises(NotImplementedError, match=r'mean\(\) in a residual branch'):
-        run(dynamic.set_policy(net, 'random'), 'sparse', pictures())
+    with pytest.raises(TypeError, match='SqueezeExcite in a residual branch'):
+        network('squeeze-excite', SBNet)
 
 
 def test_rewards_are_means_of_the_pixels_that_count():
