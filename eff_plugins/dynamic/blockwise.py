@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from eff_plugins.ops.block_conv import conv_blocks, join, max_pool_blocks
+from eff_plugins.dynamic.recorder import recording
+from eff_plugins.ops.block_conv import Borders, conv_blocks, conv_picture, join, max_pool_blocks
 from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.ops.dual import DualGrid, Window, pool_of, rows_of
@@ -37,12 +38,12 @@ class Blockwise(TorchFunctionMode):
         image: (B, C, H, W).
 
     Attributes:
-        macs: (B,) multiply-adds executed so far for each sample.
+        macs: (B,) multiply-adds executed so far for each sample, where somebody records.
     """
 
     def __init__(self, grid: DualGrid, image: Tensor) -> None:
         super().__init__()
-        self.grid, self.image = grid, image
+        self.grid, self.image, self.counts = grid, image, recording()
         self.macs = torch.zeros(grid.batch, dtype=torch.float64, device=image.device)
         self._levels: dict[int, int] = {}  # pixels in a pool -> its level
 
@@ -80,20 +81,6 @@ class Blockwise(TorchFunctionMode):
         self._check(window, level)
         return level + window.stride.bit_length() - 1
 
-    def _windows(self, window: Window, fill: float) -> list[Tensor]:
-        """What each group of blocks reads of the picture."""
-        half = self.grid.half(self.image)
-        maps = (half if group.low else self.image for group in self.grid.groups)
-        return [
-            self.grid.windows(each, group, 0, window, fill) for each, group in zip(maps, self.grid.groups, strict=True)
-        ]
-
-    def _blocks(self, x: Tensor, window: Window, fill: float) -> list[Tensor]:
-        """Each group's blocks with the borders that an operator reads."""
-        if x is self.image:
-            return self._windows(window, fill)
-        return [gather(x, fill) for gather in self.grid.gathers(self._level(x), window)]
-
     def _check(self, window: Window, level: int) -> None:
         """Every output pixel must have its place in a block: maps of ceil(size / stride).
 
@@ -115,7 +102,8 @@ class Blockwise(TorchFunctionMode):
         return pool
 
     def _count(self, weight: Tensor, level: int | None) -> None:
-        self.macs += weight.numel() * (1 if level is None else self.grid.pixels(level))
+        if self.counts:
+            self.macs += weight.numel() * (1 if level is None else self.grid.pixels(level))
 
     def conv2d(
         self,
@@ -138,12 +126,10 @@ class Blockwise(TorchFunctionMode):
         level = self._after(input, window)
         self._count(weight, level)
         if input is self.image:
-            blocks = self._windows(window, 0.0)
-            y = join(F.conv2d(block, weight, bias, step, 0, dilation, groups) for block in blocks)
-            return self._note(ACTIVATIONS[act](y), level)
+            return self._note(conv_picture(input, weight, bias, self.grid, window, dilation, groups, act), level)
         pointwise = window == Window((1, 1), 1, (0, 0))
-        gathers = None if pointwise else self.grid.gathers(self._level(input), window)
-        return self._note(conv_blocks(input, weight, bias, gathers, step, dilation, groups, act, residual), level)
+        borders = None if pointwise else Borders(self.grid, self._level(input), window)
+        return self._note(conv_blocks(input, weight, bias, borders, dilation, groups, act, residual), level)
 
     def same_pad_conv2d(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Any, stride: Any, dilation: Any, groups: int
@@ -173,8 +159,8 @@ class Blockwise(TorchFunctionMode):
         kernel, step, dilation = pair(kernel_size), _square(stride or kernel_size), pair(dilation)
         window = Window(_spread(kernel, dilation), step, pair(padding))
         level = self._after(input, window)
-        gathers = self.grid.gathers(self._level(input), window)
-        return self._note(max_pool_blocks(input, kernel, step, dilation, gathers), level)
+        borders = Borders(self.grid, self._level(input), window)
+        return self._note(max_pool_blocks(input, kernel, dilation, borders), level)
 
     def avg_pool2d(
         self,
@@ -187,12 +173,14 @@ class Blockwise(TorchFunctionMode):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        if ceil_mode or not (count_include_pad or pair(padding) == (0, 0)):
+        if ceil_mode or input is self.image or not (count_include_pad or pair(padding) == (0, 0)):
             raise NotImplementedError('average pooling over an uneven number of pixels cannot run in blocks')
         kernel, step = pair(kernel_size), _square(stride or kernel_size)
         window = Window(kernel, step, pair(padding))
-        level, blocks = self._after(input, window), self._blocks(input, window, 0.0)
-        return self._note(join(F.avg_pool2d(block, kernel, step, divisor_override=divisor_override) for block in blocks), level)
+        level = self._after(input, window)
+        blocks = (gather(input) for gather in self.grid.gathers(self._level(input), window))
+        pooled = (F.avg_pool2d(block, kernel, step, divisor_override=divisor_override) for block in blocks)
+        return self._note(join(pooled), level)
 
     def mean(self, func: Callable, input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
         """Over the picture: a pixel of half the resolution stands for four."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eff_plugins.ops.dense import ACTIVATIONS
-from eff_plugins.ops.dual import Gather, pool_of, rows_of
+from eff_plugins.ops.dual import Codes, DualGrid, Gather, Group, Window, pool_of, rows_of
 from eff_plugins.ops.native import Kernels, kernels
 from eff_plugins.ops.rows import ACTIVATIONS as NATIVE_ACTIVATIONS
 from eff_plugins.ops.rows import RowConv
@@ -26,12 +27,28 @@ from eff_plugins.ops.rows import RowConv
 Pair = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Borders:
+    """What an operator reads of a pool: the pool's layout, its level and the operator's geometry."""
+
+    grid: DualGrid
+    level: int
+    window: Window
+
+    def gathers(self) -> list[Gather]:
+        """For torch's operators."""
+        return self.grid.gathers(self.level, self.window)
+
+    def codes(self, native: Kernels) -> list[Codes]:
+        """For the native kernels."""
+        return self.grid.codes(self.level, self.window, native)
+
+
 def conv_blocks(
     pool: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    gathers: Sequence[Gather] | None,
-    stride: int = 1,
+    borders: Borders | None,
     dilation: Pair = (1, 1),
     groups: int = 1,
     act: str | None = None,
@@ -43,59 +60,109 @@ def conv_blocks(
         pool: Pixels in blocks.
         weight: (N, C / groups, kh, kw).
         bias: (N,) or None.
-        gathers: The borders that each group of blocks reads; None for a 1x1 convolution of stride 1.
-        stride: The same both ways.
+        borders: What is read; None for a 1x1 convolution of stride 1.
         dilation: (vertical, horizontal).
         groups: Of the convolution.
         act: A key of ``eff_plugins.ops.dense.ACTIVATIONS``.
         residual: (1, N, 1, P') or None.
     """
-    depthwise = groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
-    native = _native(pool, weight, bias, residual) if groups == 1 or depthwise else None
-    if native is not None and act in NATIVE_ACTIVATIONS:
-        codes, quads, sizes = _tables(gathers, pool.shape[3], weight.shape[2:], stride, dilation)
-        arguments = (pool, weight, bias, residual, codes, quads, sizes, stride, list(dilation), groups, act)
-        # the way through torch's dispatcher is taken where somebody counts
-        watched = bool(torch._C._len_torch_dispatch_stack())
-        return torch.ops.eff_plugins.conv2d_blocks(*arguments) if watched else _convolve(*arguments)
-    if gathers is None:
+    native = _native(pool, weight, bias, residual) if _serves(weight, groups, act) else None
+    stride = 1 if borders is None else borders.window.stride
+    if native is not None:
+        codes = None if borders is None else borders.codes(native)
+        out = _empty(pool, codes, len(weight))
+        _run(pool, weight, bias, residual, codes, stride, dilation, groups, act, False, out, 0)
+        return pool_of(out)
+    if borders is None:
         y = F.conv2d(pool, weight, bias, groups=groups)
     else:
-        y = join(F.conv2d(gather(pool), weight, bias, stride, 0, dilation, groups) for gather in gathers)
+        y = join(F.conv2d(gather(pool), weight, bias, stride, 0, dilation, groups) for gather in borders.gathers())
     return ACTIVATIONS[act](y if residual is None else y + residual)
 
 
-def max_pool_blocks(pool: Tensor, kernel: Pair, stride: int, dilation: Pair, gathers: Sequence[Gather]) -> Tensor:
+def conv_picture(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grid: DualGrid,
+    window: Window,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    act: str | None = None,
+) -> Tensor:
+    """The first layer: a convolution of the picture, read in the resolution of each block: (B, C, H, W) -> pool.
+
+    Beyond a block's edge lies the picture itself, in the block's own resolution.
+    """
+    half, stride = grid.half(x), window.stride
+    native = _native(x, weight, bias) if groups == 1 and act in NATIVE_ACTIVATIONS and dilation == (1, 1) else None
+    if native is None:
+        blocks = (grid.windows(half if group.low else x, group, 0, window, 0.0) for group in grid.groups)
+        return ACTIVATIONS[act](join(F.conv2d(block, weight, bias, stride, 0, dilation, groups) for block in blocks))
+    out = x.new_empty(grid.count(stride.bit_length() - 1), len(weight))
+    first = 0
+    for low in (False, True):
+        chosen = [group for group in grid.groups if group.low == low]
+        if chosen:
+            pool, codes = _picture_codes(half if low else x, grid, chosen, window)
+            _run(pool, weight, bias, None, codes, stride, dilation, groups, act, True, out, first)
+            first += sum(n * h * w for n, _, _, h, w in (code.sizes for code in codes))
+    return pool_of(out)
+
+
+def _picture_codes(x: Tensor, grid: DualGrid, groups: Sequence[Group], window: Window) -> tuple[Tensor, list[Codes]]:
+    """The picture, padded, as a pool of its pixels, and where each block's outputs find the first of a row of taps."""
+    low, (rows, columns) = groups[0].low, grid.cells
+    side, (top, left) = grid.side(0, low), window.before(grid.map_size(0, low))
+    level = window.stride.bit_length() - 1
+    shapes = [grid.block_shape(group, level) for group in groups]
+    reads = [window.reads(*shape) for shape in shapes]
+    below = max((rows - 1) * side + max(high for high, _ in reads) - top - x.shape[2], 0)
+    right = max((columns - 1) * side + max(wide for _, wide in reads) - left - x.shape[3], 0)
+    padded = F.pad(x, (left, right, top, below)).permute(0, 2, 3, 1).contiguous()
+    height, width, channels = padded.shape[1:]
+    codes = []
+    for group, shape, (high, wide) in zip(groups, shapes, reads, strict=True):
+        sample, i, j = group.cells.unbind(1)
+        corner = ((sample * height + i * side) * width + j * side).to(torch.int32)
+        inside = torch.arange(high, dtype=torch.int32)[:, None] * width + torch.arange(wide, dtype=torch.int32)
+        entries = (corner[:, None, None] + inside).flatten()
+        codes.append(Codes(entries, entries[:0], (len(corner), high, wide, *shape)))
+    return pool_of(padded.view(-1, channels)), codes
+
+
+def max_pool_blocks(pool: Tensor, kernel: Pair, dilation: Pair, borders: Borders) -> Tensor:
     """Max pooling: pool (1, C, 1, P) -> pool (1, C, 1, P'); what lies outside of the picture counts for nothing.
 
     Args:
         pool: Pixels in blocks.
         kernel: (height, width).
-        stride: The same both ways.
         dilation: (vertical, horizontal).
-        gathers: The borders that each group of blocks reads.
+        borders: What is read.
     """
-    native = _native(pool)
+    native, stride = _native(pool), borders.window.stride
     if native is None:
         lowest = float('-inf')
+        gathers = borders.gathers()
         return join(F.max_pool2d(gather(pool, lowest), kernel, stride, 0, dilation) for gather in gathers)
-    codes, quads, sizes = _tables(gathers, pool.shape[3], kernel, stride, dilation)
     pixels = rows_of(pool).contiguous()
     channels = pixels.shape[1]
     shape = _shape(channels, channels, kernel, stride, dilation, None)
-    out, at = _empty(pixels, sizes, channels)
-    for i, code in enumerate(codes):
-        means = _means(native, pixels, quads[i])
-        size = (ctypes.c_int64 * 5)(*sizes[5 * i : 5 * i + 5])
+    codes = borders.codes(native)
+    out, first = _empty(pool, codes, channels), 0
+    for code in codes:
+        size = (ctypes.c_int64 * 5)(*code.sizes)
+        means = _means(native, pixels, code.quads)
         native.max_blocks(
             ctypes.addressof(shape),
             ctypes.addressof(size),
-            code.data_ptr(),
+            code.entries.data_ptr(),
             pixels.data_ptr(),
             len(pixels),
-            means.data_ptr(),
-            out[at[i] :].data_ptr(),
+            None if means is None else means.data_ptr(),
+            out.data_ptr() + 4 * first * channels,
         )
+        first += size[0] * size[3] * size[4]
     return pool_of(out)
 
 
@@ -114,18 +181,9 @@ def _native(*tensors: Tensor | None) -> Kernels | None:
     return kernels()
 
 
-def _tables(
-    gathers: Sequence[Gather] | None, count: int, kernel: Sequence[int], stride: int, dilation: Pair
-) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """Codes and quads of each group, and five sizes a group: n, block with borders, block of outputs."""
-    if gathers is None:
-        return [], [], [count, 1, 1, 1, 1]
-    sizes: list[int] = []
-    for gather in gathers:
-        n, *block = gather.shape
-        spread = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-        sizes += [n, *block, *((size - k) // stride + 1 for size, k in zip(block, spread, strict=True))]
-    return [gather.codes(count) for gather in gathers], [gather.quads for gather in gathers], sizes
+def _serves(weight: Tensor, groups: int, act: str | None) -> bool:
+    """Whether the native kernel knows such a convolution: one group, or one filter a channel."""
+    return (groups == 1 or (groups == len(weight) and weight.shape[1] == 1)) and act in NATIVE_ACTIVATIONS
 
 
 def _shape(
@@ -136,18 +194,19 @@ def _shape(
     return (ctypes.c_int64 * 15)(0, 0, channels, 0, 0, filters, *kernel, stride, stride, 0, 0, *dilation, number)
 
 
-def _empty(pixels: Tensor, sizes: Sequence[int], channels: int) -> tuple[Tensor, list[int]]:
-    """An output for all groups, and where each begins."""
-    counts = [n * h * w for n, h, w in zip(sizes[0::5], sizes[3::5], sizes[4::5], strict=True)]
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    return pixels.new_empty(sum(counts), channels), starts
+def _empty(pool: Tensor, codes: Sequence[Codes] | None, channels: int) -> Tensor:
+    """The pixels (P', channels) of an output."""
+    if codes is None:
+        return pool.new_empty(pool.shape[3], channels)
+    return pool.new_empty(sum(n * h * w for n, _, _, h, w in (code.sizes for code in codes)), channels)
 
 
-def _means(native: Kernels, pixels: Tensor, quads: Tensor) -> Tensor:
-    """What a group reads of finer neighbours."""
+def _means(native: Kernels, pixels: Tensor, quads: Tensor) -> Tensor | None:
+    """What a group reads of finer neighbours, if anything."""
+    if not len(quads):
+        return None
     means = pixels.new_empty(len(quads) // 4, pixels.shape[1])
-    if len(means):
-        native.mean_blocks(pixels.data_ptr(), pixels.shape[1], quads.data_ptr(), len(means), means.data_ptr())
+    native.mean_blocks(pixels.data_ptr(), pixels.shape[1], quads.data_ptr(), len(means), means.data_ptr())
     return means
 
 
@@ -156,7 +215,12 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def _pack(native: Kernels, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, bias and zeros as the kernel takes them, made once for each state of the weights."""
-    state = (weight._version, weight.data_ptr(), None if bias is None else (bias._version, bias.data_ptr()), native.name)
+    state = (
+        weight._version,
+        weight.data_ptr(),
+        None if bias is None else (bias._version, bias.data_ptr()),
+        native.name,
+    )
     found = _packed.get(weight)
     if found is None or found[0] != state:
         added = weight.new_zeros(len(weight)) if bias is None else bias.detach()
@@ -165,10 +229,33 @@ def _pack(native: Kernels, weight: Tensor, bias: Tensor | None, groups: int) -> 
     return found[1]
 
 
+def _run(
+    pool: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    codes: Sequence[Codes] | None,
+    stride: int,
+    dilation: Pair,
+    groups: int,
+    act: str | None,
+    picture: bool,
+    out: Tensor,
+    first: int,
+) -> None:
+    """Call the native kernel; through torch's dispatcher where somebody watches (a counter of multiply-adds)."""
+    sizes = [pool.shape[3], 1, 1, 1, 1] if codes is None else [n for code in codes for n in code.sizes]
+    entries = [] if codes is None else [code.entries for code in codes]
+    quads = [] if codes is None else [code.quads for code in codes]
+    arguments = (pool, weight, bias, residual, entries, quads, sizes, stride, list(dilation), groups, act, picture)
+    watched = bool(torch._C._len_torch_dispatch_stack())
+    (torch.ops.eff_plugins.conv2d_blocks if watched else _convolve)(*arguments, out, first)
+
+
 _library = torch.library.Library('eff_plugins', 'FRAGMENT')
 _library.define(
     'conv2d_blocks(Tensor pool, Tensor weight, Tensor? bias, Tensor? residual, Tensor[] codes, Tensor[] quads, int[] sizes, '
-    'int stride, int[] dilation, int groups, str? act) -> Tensor'
+    'int stride, int[] dilation, int groups, str? act, bool picture, Tensor(a!) out, int first) -> ()'
 )
 
 
@@ -184,32 +271,41 @@ def _convolve(
     dilation: list[int],
     groups: int,
     act: str | None,
-) -> Tensor:
+    picture: bool,
+    out: Tensor,
+    first: int,
+) -> None:
+    """Write pixels of ``out`` (P', N) from ``first`` on."""
     native = kernels()
-    assert native is not None  # conv_blocks has asked
+    assert native is not None  # whoever calls has asked
     kernel, added, zeros = _pack(native, weight, bias, groups)
     pixels = rows_of(pool).contiguous()
-    shape = _shape(pixels.shape[1], weight.shape[0], weight.shape[2:], stride, dilation, act)
-    out, at = _empty(pixels, sizes, weight.shape[0])
+    (count, channels), size = pixels.shape, tuple(weight.shape[2:])
+    if picture:  # the pixels of a row of taps are neighbours in memory: one tap of so many channels
+        shape = _shape(channels * size[1], len(weight), (size[0], 1), stride, dilation, act)
+    else:
+        shape = _shape(channels, len(weight), size, stride, dilation, act)
     rest = None if residual is None else rows_of(residual).contiguous()
-    for i in range(len(at)):
+    for i in range(len(sizes) // 5):
         means = _means(native, pixels, quads[i]) if quads else None
-        size = (ctypes.c_int64 * 5)(*sizes[5 * i : 5 * i + 5])
+        block = (ctypes.c_int64 * 5)(*sizes[5 * i : 5 * i + 5])
+        shift = 4 * first * len(weight)
         native.convolve_blocks(
             ctypes.addressof(shape),
             int(groups > 1),
-            ctypes.addressof(size),
+            ctypes.addressof(block),
             codes[i].data_ptr() if codes else None,
             pixels.data_ptr(),
-            len(pixels),
+            count,
+            channels,
             None if means is None else means.data_ptr(),
             zeros.data_ptr(),
             kernel.data_ptr(),
             added.data_ptr(),
-            None if rest is None else rest[at[i] :].data_ptr(),
-            out[at[i] :].data_ptr(),
+            None if rest is None else rest.data_ptr() + shift,
+            out.data_ptr() + shift,
         )
-    return pool_of(out)
+        first += block[0] * block[3] * block[4]
 
 
 _library.impl('conv2d_blocks', _convolve, 'CompositeExplicitAutograd')

@@ -11,12 +11,15 @@ layers of the same geometry.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from eff_plugins.ops.native import Kernels, kernels
 
 _OUTSIDE = -1  # entry of a map: no pixel there; below it: -2 - (position in the low-resolution map), an average to take
 
@@ -73,7 +76,7 @@ class Gather:
         rows: (n * height * width,) positions in the pool.
         outside: Entries of ``rows`` that lie outside of the picture.
         averaged: Entries of ``rows`` that are means of four pixels of a finer neighbour.
-        quads: (len(averaged) * 4,) positions of those pixels, int32.
+        quads: (len(averaged) * 4,) positions of those pixels.
     """
 
     shape: tuple[int, int, int]
@@ -81,18 +84,6 @@ class Gather:
     outside: Tensor
     averaged: Tensor
     quads: Tensor
-    _codes: list[Tensor] = field(default_factory=list)
-
-    def codes(self, count: int) -> Tensor:
-        """All entries in one int32 table for the native kernel: -1 outside, from ``count`` (P) on the k-th average."""
-        if not self._codes:
-            codes = self.rows.to(torch.int32)
-            codes[self.outside] = -1
-            codes[self.averaged] = torch.arange(
-                count, count + len(self.averaged), dtype=torch.int32, device=codes.device
-            )
-            self._codes.append(codes)
-        return self._codes[0]
 
     def __call__(self, pool: Tensor, fill: float = 0.0) -> Tensor:
         """Pool (1, C, 1, P) -> blocks (n, C, height, width) with borders, differentiable."""
@@ -104,6 +95,21 @@ class Gather:
             mean = pixels.index_select(0, self.quads).view(-1, 4, pixels.shape[1]).mean(1)
             taken.index_copy_(0, self.averaged, mean)
         return taken.view(*self.shape, pixels.shape[1]).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The same for the native kernels.
+
+    Attributes:
+        entries: (n * height * width,) int32: position in the pool, -1 outside, from P on the k-th average.
+        quads: (averages * 4,) int32 positions in the pool.
+        sizes: n, size of a block with borders, size of a block of outputs.
+    """
+
+    entries: Tensor
+    quads: Tensor
+    sizes: tuple[int, int, int, int, int]
 
 
 def rows_of(pool: Tensor) -> Tensor:
@@ -126,21 +132,14 @@ class Level:
     """The pool's layout at one stride.
 
     Attributes:
-        shapes: (n, height, width) of each group, in the pool's order.
         fine: (B, gh * side, gw * side) position in the pool of each full-resolution pixel: its own, or that of the
             half-resolution pixel that stands for it; -1 outside of the picture.
         coarse: The same at half the resolution; below -1 where a full-resolution block lies.
     """
 
-    shapes: list[tuple[int, int, int]]
     fine: Tensor
     coarse: Tensor
     gathers: dict[tuple[int, Window], Gather] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """P, pixels in the pool."""
-        return sum(n * h * w for n, h, w in self.shapes)
 
 
 class DualGrid:
@@ -168,6 +167,9 @@ class DualGrid:
             group for low in (False, True) for group in self._groups(low, high.logical_not() if low else high)
         ]
         self._levels: dict[int, Level] = {}
+        self._codes: dict[tuple[int, Window], list[Codes]] = {}
+        self._starts: dict[int, Tensor] = {}
+        self._high = high.to(torch.uint8).contiguous()
 
     def _groups(self, low: bool, chosen: Tensor) -> list[Group]:
         cells = chosen.nonzero()
@@ -234,10 +236,9 @@ class DualGrid:
         coarse = -2 - torch.arange(shape[0] * shape[1] * shape[2], device=device).view(shape)
         fine_blocks = fine.view(self.batch, rows, fine_side, columns, fine_side).transpose(2, 3)
         coarse_blocks = coarse.view(self.batch, rows, coarse_side, columns, coarse_side).transpose(2, 3)
-        shapes, start = [], 0
+        start = 0
         for group in self.groups:
             high, wide = self.block_shape(group, level)
-            shapes.append((len(group.cells), high, wide))
             places = torch.arange(start, start + len(group.cells) * high * wide, device=device)
             places = places.view(-1, high, wide)
             start += places.numel()
@@ -250,7 +251,7 @@ class DualGrid:
         high, wide = self.map_size(level, low=True)
         coarse[:, high:] = _OUTSIDE
         coarse[:, :, wide:] = _OUTSIDE
-        return Level(shapes, fine, coarse)
+        return Level(fine, coarse)
 
     def gathers(self, level: int, window: Window) -> list[Gather]:
         """BlockPad's tables for an operator that reads the pool at stride ``2 ** level``: one for each group."""
@@ -259,6 +260,56 @@ class DualGrid:
             if (index, window) not in layout.gathers:
                 layout.gathers[index, window] = self._gather(index, level, window)
         return [layout.gathers[index, window] for index in range(len(self.groups))]
+
+    def sizes(self, level: int) -> ctypes.Array:
+        """The ``Grid`` of native/blocks.cpp."""
+        return (ctypes.c_int64 * 5)(*self.cells, self.side(level, False), *self.map_size(level))
+
+    def starts(self, level: int) -> Tensor:
+        """(B, gh, gw) first position of each block in the pool at stride ``2 ** level``."""
+        if level not in self._starts:
+            starts = torch.empty(self.batch, *self.cells, dtype=torch.int64, device=self._high.device)
+            begin = 0
+            for group in self.groups:
+                high, wide = self.block_shape(group, level)
+                end = begin + len(group.cells) * high * wide
+                sample, i, j = group.cells.unbind(1)
+                starts[sample, i, j] = torch.arange(begin, end, high * wide, device=starts.device)
+                begin = end
+            self._starts[level] = starts
+        return self._starts[level]
+
+    def count(self, level: int) -> int:
+        """P, pixels in the pool at stride ``2 ** level``."""
+        shapes = (self.block_shape(group, level) for group in self.groups)
+        return sum(len(group.cells) * h * w for group, (h, w) in zip(self.groups, shapes, strict=True))
+
+    def codes(self, level: int, window: Window, native: Kernels) -> list[Codes]:
+        """What :meth:`gathers` gives, for the native kernels and made by one."""
+        if (level, window) not in self._codes:
+            self._codes[level, window] = [self._code(group, level, window, native) for group in self.groups]
+        return self._codes[level, window]
+
+    def _code(self, group: Group, level: int, window: Window, native: Kernels) -> Codes:
+        sizes, starts, cells = self.sizes(level), self.starts(level), group.cells.contiguous()
+        out = self.block_shape(group, level + window.stride.bit_length() - 1)
+        block, before = window.reads(*out), window.before(self.map_size(level, group.low))
+        entries = torch.empty(len(cells) * block[0] * block[1], dtype=torch.int32)
+        quads = torch.empty(4 * len(entries) if group.low else 0, dtype=torch.int32)
+        means = native.block_codes(
+            ctypes.addressof(sizes),
+            self._high.data_ptr(),
+            starts.data_ptr(),
+            int(group.low),
+            cells.data_ptr(),
+            len(cells),
+            *before,
+            *block,
+            self.count(level),
+            entries.data_ptr(),
+            quads.data_ptr(),
+        )
+        return Codes(entries, quads[: 4 * means], (len(cells), *block, *out))
 
     def _gather(self, index: int, level: int, window: Window) -> Gather:
         group, layout = self.groups[index], self.level(level)
@@ -280,7 +331,7 @@ class DualGrid:
         step = torch.arange(2, device=places.device)
         y = (2 * line[:, None] + step).clamp(max=high - 1)
         x = (2 * column[:, None] + step).clamp(max=wide - 1)
-        return layout.fine[sample[:, None, None], y[:, :, None], x[:, None, :]].flatten().to(torch.int32)
+        return layout.fine[sample[:, None, None], y[:, :, None], x[:, None, :]].flatten()
 
     def windows(self, maps: Tensor, group: Group, level: int, window: Window, fill: float) -> Tensor:
         """What each block of a group reads of a whole map, ``fill`` outside of it.
@@ -314,9 +365,9 @@ class DualGrid:
 
     def owners(self, level: int) -> tuple[Tensor, Tensor]:
         """(P,) sample that each pixel of a pool at stride ``2 ** level`` belongs to, and the pixels that it stands for."""
-        shapes = self.level(level).shapes
+        shapes = (self.block_shape(group, level) for group in self.groups)
         samples = [
-            group.cells[:, 0].repeat_interleave(h * w) for group, (_, h, w) in zip(self.groups, shapes, strict=True)
+            group.cells[:, 0].repeat_interleave(h * w) for group, (h, w) in zip(self.groups, shapes, strict=True)
         ]
         weights = [4.0 if group.low else 1.0 for group in self.groups]
         sizes = torch.tensor([len(part) for part in samples], device=samples[0].device)
@@ -331,6 +382,21 @@ class DualGrid:
 
     def combine(self, pool: Tensor, level: int) -> Tensor:
         """A pool at stride ``2 ** level`` -> the whole map (B, C, H, W), channels-last; coarse pixels are repeated."""
-        layout, (high, wide) = self.level(level), self.map_size(level)
-        rows = layout.fine[:, :high, :wide].flatten()
-        return rows_of(pool).index_select(0, rows).view(self.batch, high, wide, -1).permute(0, 3, 1, 2)
+        pixels, (high, wide) = rows_of(pool), self.map_size(level)
+        native = None if pixels.requires_grad or pixels.device.type != 'cpu' else kernels()
+        if native is None:
+            rows = self.level(level).fine[:, :high, :wide].flatten()
+            whole = pixels.index_select(0, rows).view(self.batch, high, wide, -1)
+        else:
+            pixels, sizes = pixels.contiguous(), self.sizes(level)
+            whole = pixels.new_empty(self.batch, high, wide, pixels.shape[1])
+            native.combine_blocks(
+                ctypes.addressof(sizes),
+                self._high.data_ptr(),
+                self.starts(level).data_ptr(),
+                self.batch,
+                pixels.data_ptr(),
+                pixels.shape[1] * pixels.element_size(),
+                whole.data_ptr(),
+            )
+        return whole.permute(0, 3, 1, 2)

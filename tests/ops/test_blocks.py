@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from eff_plugins.ops.block_conv import Borders, conv_blocks, conv_picture, max_pool_blocks
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, scatter_blocks
 from eff_plugins.ops.dual import DualGrid, Window, halve
+from eff_plugins.ops.native import kernels
 
 GRIDS = [BlockGrid((4, 4)), BlockGrid((5, 3), (4, 2), (-1, 1)), BlockGrid((3, 6), (3, 4), (0, -2))]
 
@@ -121,7 +123,7 @@ def test_splitting_and_combining(size):
     low = double(halve(x), size)
     wanted = torch.where(spread(high, 16, size) > 0, x, low)
     pool = grid.split(x)
-    assert pool.shape == (1, 5, 1, grid.level(0).count) == (1, 5, 1, int(grid.pixels(0).sum()))
+    assert pool.shape == (1, 5, 1, grid.count(0)) == (1, 5, 1, int(grid.pixels(0).sum()))
     assert torch.equal(grid.combine(pool, 0), wanted)
 
 
@@ -166,3 +168,55 @@ def test_decisions_that_do_not_fit_are_refused():
     grid, _ = decided()
     with pytest.raises(ValueError, match=r'block_size=16 must be a multiple of 32'):
         grid.level(4)
+
+
+needs_native = pytest.mark.skipif(kernels() is None, reason='no C++ compiler')
+WINDOWS = [
+    (3, 1, (1, 1), 1),
+    (3, 2, (1, 1), 1),
+    (5, 2, None, 1),
+    (3, 1, (2, 2), 2),
+    (1, 2, (0, 0), 1),
+]
+
+
+@needs_native
+@pytest.mark.parametrize('size', [(64, 96), (50, 41), (33, 17)])
+@pytest.mark.parametrize(('kernel', 'stride', 'padding', 'dilation'), WINDOWS)
+@pytest.mark.parametrize(('channels', 'depthwise'), [(19, False), (48, False), (19, True), (50, True)])
+def test_the_native_kernels_compute_what_the_reference_does(
+    size, kernel, stride, padding, dilation, channels, depthwise
+):
+    """The reference runs where something needs a gradient."""
+    grid, _ = decided(size, seed=7)
+    spread_kernel = (kernel - 1) * dilation + 1
+    borders = Borders(grid, 0, Window((spread_kernel, spread_kernel), stride, padding))
+    pool = grid.split(picture(2, channels, size))
+    groups, filters = (channels, channels) if depthwise else (1, 21)
+    weight = torch.randn(filters, channels // groups, kernel, kernel, generator=torch.Generator().manual_seed(1))
+    residual = torch.randn(1, 1, grid.count(stride - 1), filters).permute(0, 3, 1, 2)
+    for bias, act, rest in ((None, None, None), (torch.randn(filters), 'relu6', residual)):
+        with torch.no_grad():
+            ours = conv_blocks(pool, weight, bias, borders, (dilation, dilation), groups, act, rest)
+        watched = pool.clone(memory_format=torch.channels_last).requires_grad_()
+        wanted = conv_blocks(watched, weight, bias, borders, (dilation, dilation), groups, act, rest)
+        assert wanted.requires_grad
+        torch.testing.assert_close(ours, wanted.detach(), rtol=1e-4, atol=2e-5)
+    if not depthwise:
+        ours = max_pool_blocks(pool, (kernel, kernel), (dilation, dilation), borders)
+        wanted = max_pool_blocks(watched, (kernel, kernel), (dilation, dilation), borders)
+        torch.testing.assert_close(ours, wanted.detach())
+    whole, reference = grid.combine(ours, stride - 1), grid.combine(wanted, stride - 1)
+    torch.testing.assert_close(whole, reference.detach(), rtol=1e-4, atol=2e-5)
+
+
+@needs_native
+@pytest.mark.parametrize('size', [(64, 96), (50, 41), (7, 9)])
+@pytest.mark.parametrize(('kernel', 'padding'), [(7, (3, 3)), (3, (1, 1)), (3, None)])
+def test_the_first_layer_reads_the_picture(size, kernel, padding):
+    grid, _ = decided(size, seed=4)
+    x, window = picture(2, 3, size), Window((kernel, kernel), 2, padding)
+    weight, bias = torch.randn(20, 3, kernel, kernel), torch.randn(20)
+    ours = conv_picture(x, weight, bias, grid, window, act='relu')
+    wanted = conv_picture(x, weight.requires_grad_(), bias, grid, window, act='relu')
+    torch.testing.assert_close(ours, wanted.detach(), rtol=1e-4, atol=1e-4)

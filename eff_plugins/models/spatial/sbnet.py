@@ -158,9 +158,7 @@ class BlockGate(DynamicModule):
         return out
 
 
-def _block_macs(
-    block: ResidualBlock, grid: BlockGrid, halo: tuple[int, int], reaches: list[tuple[int, int]]
-) -> float:
+def _block_macs(block: ResidualBlock, grid: BlockGrid, halo: tuple[int, int], reaches: list[tuple[int, int]]) -> float:
     """Multiply-adds of a block's branch in one block of the grid: each layer computes what later ones read."""
     total, left = 0.0, halo
     for unit, reach in zip(block.units(), reaches, strict=True):

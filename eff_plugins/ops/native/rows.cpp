@@ -157,42 +157,78 @@ void full(const Shape& s, Find find, Place place, int64_t count, const float* we
     }
 }
 
-// One filter a channel: weights are [taps][C].
+// N vectors of channels of some rows, one filter a channel: weights are [taps][C]. T is the number of taps, so that the weights
+// stay in registers, or 0: any.
+template <int T, int N>
+void filter(const float* const* taps, int64_t tap_count, int64_t size, int64_t channels, const float* weight, const float* bias,
+            const float* const* residual, float* const* out, int64_t channel, int64_t activation) {
+    constexpr int KEPT = T ? T : 1;
+    const int64_t count = T ? T : tap_count;
+    V kept[KEPT][N];
+    if (T)
+#pragma GCC unroll 32
+        for (int t = 0; t < KEPT; t++)
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++) kept[t][j] = load(weight + t * channels + channel + j * LANES);
+    for (int64_t i = 0; i < size; i++, taps += count) {
+        V sum[N];
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) sum[j] = load(bias + channel + j * LANES);
+        if (T) {
+#pragma GCC unroll 32
+            for (int t = 0; t < KEPT; t++)
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++) sum[j] += load(taps[t] + channel + j * LANES) * kept[t][j];
+        } else {
+            for (int64_t t = 0; t < count; t++)
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++)
+                    sum[j] += load(taps[t] + channel + j * LANES) * load(weight + t * channels + channel + j * LANES);
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) {
+            if (residual) sum[j] += load(residual[i] + channel + j * LANES);
+            store(out[i] + channel + j * LANES, activate(sum[j], activation));
+        }
+    }
+}
+
 template <class Find, class Place>
 void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
                const float* residual, float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
+    constexpr int64_t BLOCK = 32;
     thread_local std::vector<const float*> taps;
-    taps.resize(tap_count);
-    for (int64_t r = 0; r < count; r++) {
-        find(r, 1, taps.data());
-        float* to = out + place(r) * channels;
-        const float* from = residual ? residual + place(r) * channels : nullptr;
-        int64_t c = 0;
-        for (; c + 4 * LANES <= channels; c += 4 * LANES) {
-            V sum[4];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) sum[j] = load(bias + c + j * LANES);
-            for (int64_t t = 0; t < tap_count; t++)
-#pragma GCC unroll 4
-                for (int j = 0; j < 4; j++)
-                    sum[j] += load(taps[t] + c + j * LANES) * load(weight + t * channels + c + j * LANES);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                if (from) sum[j] += load(from + c + j * LANES);
-                store(to + c + j * LANES, activate(sum[j], s.activation));
-            }
+    taps.resize(tap_count * BLOCK);
+    const float* from[BLOCK];
+    float* to[BLOCK];
+    const auto wide = tap_count == 9 ? filter<9, 2> : tap_count == 25 ? filter<25, 1> : filter<0, 2>;
+    const auto narrow = tap_count == 9 ? filter<9, 1> : tap_count == 25 ? filter<25, 1> : filter<0, 1>;
+    const int64_t step = (tap_count == 25 ? 1 : 2) * LANES;
+    for (int64_t begin = 0; begin < count; begin += BLOCK) {
+        const int64_t size = std::min(BLOCK, count - begin);
+        find(begin, size, taps.data());
+        for (int64_t i = 0; i < size; i++) {
+            to[i] = out + place(begin + i) * channels;
+            from[i] = residual ? residual + place(begin + i) * channels : nullptr;
         }
-        for (; c < channels; c += LANES) {
-            const int64_t left = std::min<int64_t>(LANES, channels - c);
+        const float* const* added = residual ? from : nullptr;
+        int64_t c = 0;
+        for (; c + step <= channels; c += step)
+            wide(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+        for (; c + LANES <= channels; c += LANES)
+            narrow(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+        if (c == channels) continue;
+        for (int64_t i = 0; i < size; i++) {
             float value[LANES] = {};
-            std::copy_n(bias + c, left, value);
+            std::copy_n(bias + c, channels - c, value);
             for (int64_t t = 0; t < tap_count; t++)
-                for (int64_t j = 0; j < left; j++) value[j] += taps[t][c + j] * weight[t * channels + c + j];
-            if (from)
-                for (int64_t j = 0; j < left; j++) value[j] += from[c + j];
+                for (int64_t j = 0; j < channels - c; j++)
+                    value[j] += taps[i * tap_count + t][c + j] * weight[t * channels + c + j];
+            if (residual)
+                for (int64_t j = 0; j < channels - c; j++) value[j] += from[i][c + j];
             store(value, activate(load(value), s.activation));
-            std::copy_n(value, left, to + c);
+            std::copy_n(value, channels - c, to[i] + c);
         }
     }
 }
@@ -202,12 +238,12 @@ struct Blocks {
     const int32_t* codes;                      // (n, high, wide); -1: outside; from `count` on: a position of `means`
     int64_t high, wide, out_high, out_wide;    // sizes of a block with borders, of its output
     const float *x, *means, *zeros;
-    int64_t count;                             // positions in the pool
+    int64_t count, pitch;                      // positions in the pool, floats from one to the next
 
     template <class Pointer>
     void find(const Shape& s, int64_t begin, int64_t size, Pointer taps) const {
         if (!codes) {  // a 1x1 convolution reads what it writes
-            for (int64_t i = 0; i < size; i++) *taps++ = x + (begin + i) * s.channels;
+            for (int64_t i = 0; i < size; i++) *taps++ = x + (begin + i) * pitch;
             return;
         }
         for (int64_t i = begin; i < begin + size; i++) {
@@ -216,7 +252,7 @@ struct Blocks {
             for (int64_t ky = 0; ky < s.kernel_h; ky++)
                 for (int64_t kx = 0; kx < s.kernel_w; kx++) {
                     const int64_t code = at[ky * s.dilation_h * wide + kx * s.dilation_w];
-                    *taps++ = code < 0 ? zeros : code < count ? x + code * s.channels : means + (code - count) * s.channels;
+                    *taps++ = code < 0 ? zeros : code < count ? x + code * pitch : means + (code - count) * pitch;
                 }
         }
     }
@@ -243,12 +279,13 @@ void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float
 }
 
 // The same over blocks of a pool (P, C): `sizes` holds n and the sizes of a block with borders and of its output; `codes` are
-// those of Blocks, or null for a 1x1 convolution. `out` and `residual` are (n * H' * W', N).
+// those of Blocks, or null for a 1x1 convolution. `out` and `residual` are (n * H' * W', N). `pitch` is C, unless a tap reads
+// several neighbouring positions at once.
 void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,
-                                const float* x, int64_t positions, const float* means, const float* zeros, const float* weight,
-                                const float* bias, const float* residual, float* out) {
+                                const float* x, int64_t positions, int64_t pitch, const float* means, const float* zeros,
+                                const float* weight, const float* bias, const float* residual, float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, positions};
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, positions, pitch};
     const auto find = [&](int64_t begin, int64_t size, const float** taps) { blocks.find(s, begin, size, taps); };
     const auto place = [](int64_t i) { return i; };
     const int64_t count = sizes[0] * sizes[3] * sizes[4];
@@ -262,7 +299,7 @@ void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, cons
 void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const float* x, int64_t positions,
                            const float* means, float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, positions};
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, positions, s.channels};
     const int64_t channels = s.channels;
     std::vector<const float*> taps(s.kernel_h * s.kernel_w);
     for (int64_t i = 0; i < sizes[0] * sizes[3] * sizes[4]; i++, out += channels) {
