@@ -37,6 +37,9 @@ class Shared:
     size: tuple[int, int] = (0, 0)
     on: Tensor | None = None
 
+    def __deepcopy__(self, memo: dict) -> Shared:
+        return Shared(self.block, self.size)  # decisions in training are no leaves of the graph and belong to one call
+
     def grid(self, height: int, width: int) -> BlockGrid:
         """The blocks on a map of the network.
 
