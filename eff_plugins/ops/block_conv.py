@@ -151,15 +151,13 @@ def max_pool_blocks(pool: Tensor, kernel: Pair, dilation: Pair, borders: Borders
     codes = borders.codes(native)
     out, first = _empty(pool, codes, channels), 0
     for code in codes:
-        size = (ctypes.c_int64 * 5)(*code.sizes)
-        means = _means(native, pixels, code.quads)
+        size = (ctypes.c_int64 * 8)(*code.sizes, len(code.quads) // 4, *pixels.shape)
         native.max_blocks(
             ctypes.addressof(shape),
             ctypes.addressof(size),
             code.entries.data_ptr(),
+            code.quads.data_ptr(),
             pixels.data_ptr(),
-            len(pixels),
-            None if means is None else means.data_ptr(),
             out.data_ptr() + 4 * first * channels,
         )
         first += size[0] * size[3] * size[4]
@@ -199,15 +197,6 @@ def _empty(pool: Tensor, codes: Sequence[Codes] | None, channels: int) -> Tensor
     if codes is None:
         return pool.new_empty(pool.shape[3], channels)
     return pool.new_empty(sum(n * h * w for n, _, _, h, w in (code.sizes for code in codes)), channels)
-
-
-def _means(native: Kernels, pixels: Tensor, quads: Tensor) -> Tensor | None:
-    """What a group reads of finer neighbours, if anything."""
-    if not len(quads):
-        return None
-    means = pixels.new_empty(len(quads) // 4, pixels.shape[1])
-    native.mean_blocks(pixels.data_ptr(), pixels.shape[1], quads.data_ptr(), len(means), means.data_ptr())
-    return means
 
 
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -287,18 +276,16 @@ def _convolve(
         shape = _shape(channels, len(weight), size, stride, dilation, act)
     rest = None if residual is None else rows_of(residual).contiguous()
     for i in range(len(sizes) // 5):
-        means = _means(native, pixels, quads[i]) if quads else None
-        block = (ctypes.c_int64 * 5)(*sizes[5 * i : 5 * i + 5])
+        means = len(quads[i]) // 4 if quads else 0
+        block = (ctypes.c_int64 * 8)(*sizes[5 * i : 5 * i + 5], means, count, channels)
         shift = 4 * first * len(weight)
         native.convolve_blocks(
             ctypes.addressof(shape),
             int(groups > 1),
             ctypes.addressof(block),
             codes[i].data_ptr() if codes else None,
+            quads[i].data_ptr() if quads else None,
             pixels.data_ptr(),
-            count,
-            channels,
-            None if means is None else means.data_ptr(),
             zeros.data_ptr(),
             kernel.data_ptr(),
             added.data_ptr(),

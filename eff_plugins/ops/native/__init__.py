@@ -90,14 +90,11 @@ class Kernels:
         self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
         self.convolve.restype = None
         self.convolve_blocks = library[f'convolve_blocks_{name}']
-        self.convolve_blocks.argtypes = [pointer, number, *[pointer] * 3, number, number, *[pointer] * 6]
+        self.convolve_blocks.argtypes = [pointer, number, *[pointer] * 9]
         self.convolve_blocks.restype = None
         self.max_blocks = library[f'max_blocks_{name}']
-        self.max_blocks.argtypes = [*[pointer] * 4, number, pointer, pointer]
+        self.max_blocks.argtypes = [pointer] * 6
         self.max_blocks.restype = None
-        self.mean_blocks = library[f'mean_blocks_{name}']
-        self.mean_blocks.argtypes = [pointer, number, pointer, number, pointer]
-        self.mean_blocks.restype = None
         self.block_codes = library.block_codes
         self.block_codes.argtypes = [*[pointer] * 3, number, pointer, *[number] * 6, pointer, pointer]
         self.block_codes.restype = ctypes.c_int64

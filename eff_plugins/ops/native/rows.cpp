@@ -246,17 +246,37 @@ struct Blocks {
             for (int64_t i = 0; i < size; i++) *taps++ = x + (begin + i) * pitch;
             return;
         }
-        for (int64_t i = begin; i < begin + size; i++) {
-            const int64_t column = i % out_wide, line = i / out_wide, block = line / out_high;
-            const int32_t* at = codes + (block * high + line % out_high * s.stride_h) * wide + column * s.stride_w;
-            for (int64_t ky = 0; ky < s.kernel_h; ky++)
+        int64_t column = begin % out_wide, line = begin / out_wide % out_high, block = begin / out_wide / out_high;
+        for (int64_t i = 0; i < size; i++) {
+            const int32_t* at = codes + (block * high + line * s.stride_h) * wide + column * s.stride_w;
+            for (int64_t ky = 0; ky < s.kernel_h; ky++, at += s.dilation_h * wide)
                 for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-                    const int64_t code = at[ky * s.dilation_h * wide + kx * s.dilation_w];
+                    const int64_t code = at[kx * s.dilation_w];
                     *taps++ = code < 0 ? zeros : code < count ? x + code * pitch : means + (code - count) * pitch;
                 }
+            if (++column == out_wide) {
+                column = 0;
+                if (++line == out_high) {
+                    line = 0;
+                    block++;
+                }
+            }
         }
     }
 };
+
+// Means of four positions of a pool each, (count, C).
+const float* average(const float* x, int64_t channels, const int32_t* quads, int64_t count) {
+    thread_local std::vector<float> means;
+    means.resize(std::max<int64_t>(count * channels, LANES));
+    float* out = means.data();
+    for (int64_t i = 0; i < count; i++, quads += 4, out += channels) {
+        const float *a = x + quads[0] * channels, *b = x + quads[1] * channels;
+        const float *c = x + quads[2] * channels, *d = x + quads[3] * channels;
+        for (int64_t k = 0; k < channels; k++) out[k] = 0.25f * (a[k] + b[k] + c[k] + d[k]);
+    }
+    return means.data();
+}
 
 }  // namespace
 
@@ -278,14 +298,16 @@ void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float
         full(s, find, place, count, weight, bias, residual, out);
 }
 
-// The same over blocks of a pool (P, C): `sizes` holds n and the sizes of a block with borders and of its output; `codes` are
-// those of Blocks, or null for a 1x1 convolution. `out` and `residual` are (n * H' * W', N). `pitch` is C, unless a tap reads
-// several neighbouring positions at once.
+// The same over blocks of a pool (P, C): `sizes` holds n, the sizes of a block with borders and of its output, the number of
+// averages, P, and the floats from one position to the next (C, unless a tap reads several neighbouring positions at once);
+// `codes` are those of Blocks, or null for a 1x1 convolution, `quads` the four positions of each average. `out` and
+// `residual` are (n * H' * W', N).
 void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,
-                                const float* x, int64_t positions, int64_t pitch, const float* means, const float* zeros,
-                                const float* weight, const float* bias, const float* residual, float* out) {
+                                const int32_t* quads, const float* x, const float* zeros, const float* weight, const float* bias,
+                                const float* residual, float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, positions, pitch};
+    const float* means = average(x, s.channels, quads, sizes[5]);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, sizes[6], sizes[7]};
     const auto find = [&](int64_t begin, int64_t size, const float** taps) { blocks.find(s, begin, size, taps); };
     const auto place = [](int64_t i) { return i; };
     const int64_t count = sizes[0] * sizes[3] * sizes[4];
@@ -296,11 +318,12 @@ void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, cons
 }
 
 // Maxima instead of sums; what lies outside counts for nothing.
-void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const float* x, int64_t positions,
-                           const float* means, float* out) {
+void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const int32_t* quads, const float* x,
+                           float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, positions, s.channels};
     const int64_t channels = s.channels;
+    const float* means = average(x, channels, quads, sizes[5]);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, sizes[6], sizes[7]};
     std::vector<const float*> taps(s.kernel_h * s.kernel_w);
     for (int64_t i = 0; i < sizes[0] * sizes[3] * sizes[4]; i++, out += channels) {
         blocks.find(s, i, 1, taps.data());
@@ -313,15 +336,6 @@ void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int
                 for (int64_t c = 0; c < channels; c++) out[c] = out[c] < tap[c] ? tap[c] : out[c];
             first = false;
         }
-    }
-}
-
-// out (n, C): means of four positions of a pool each.
-void JOIN(mean_blocks, ISA)(const float* x, int64_t channels, const int32_t* quads, int64_t count, float* out) {
-    for (int64_t i = 0; i < count; i++, quads += 4, out += channels) {
-        const float *a = x + quads[0] * channels, *b = x + quads[1] * channels;
-        const float *c = x + quads[2] * channels, *d = x + quads[3] * channels;
-        for (int64_t k = 0; k < channels; k++) out[k] = 0.25f * (a[k] + b[k] + c[k] + d[k]);
     }
 }
 
