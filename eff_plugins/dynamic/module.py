@@ -135,7 +135,8 @@ class MacsOf:
             # outside of a counter that may watch the forward pass at hand
             with _disable_current_modes(), torch.no_grad():
                 twin = deepcopy(module).to('meta').eval()
-                x = torch.empty(1, *size, device='meta')
+                dtype = next((p.dtype for p in module.parameters()), None)
+                x = torch.empty(1, *size, device='meta', dtype=dtype)
                 self._known[size] = float(count_macs(twin, lambda: twin(x)).get('', 0))
         return self._known[size]
 

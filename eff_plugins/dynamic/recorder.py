@@ -29,7 +29,8 @@ class Entry:
         scores: The policy's scores, detached, or None.
         choice: (B,) which of several a sample took (an exit, a resolution), or None.
         least_macs: What sparse execution spends at least on a sample, policy included; None: the policy's part alone.
-        masked_macs: What masked execution spends on a sample; None: ``dense_macs`` and the policy's part.
+        masked_macs: What masked execution spends on a sample, or (B,) on each; None: ``dense_macs`` and the policy's part.
+        log_prob: Log-probabilities of the decisions, differentiable, where a policy is trained by reward; else None.
     """
 
     name: str
@@ -41,7 +42,8 @@ class Entry:
     scores: Tensor | None = None
     choice: Tensor | None = None
     least_macs: float | None = None
-    masked_macs: float | None = None
+    masked_macs: float | Tensor | None = None
+    log_prob: Tensor | None = None
 
     @property
     def floor_macs(self) -> float:

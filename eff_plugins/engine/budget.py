@@ -51,7 +51,7 @@ class BudgetHook(Hook):
         if not 0 < budget <= 1:
             raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
         self.budget = budget
-        self.losses = dict(losses or dict(gap=10.0, bounds=10.0))
+        self.losses = dict(gap=10.0, bounds=10.0) if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:
             raise ValueError(f'unknown budget loss {", ".join(unknown)}; known: {", ".join(LOSSES)}')
@@ -102,11 +102,11 @@ class BudgetHook(Hook):
             return
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            # masked execution computes everything, and the policies on top
+            # masked execution computes everything, and the policies on top, unless the method says otherwise
             beyond = 0.0
             for entry in self._stats.entries:
                 whole = entry.dense_macs + entry.policy_macs if entry.masked_macs is None else entry.masked_macs
-                beyond += (whole - entry.dense_macs) * len(entry.macs)
+                beyond += float((torch.as_tensor(whole).detach() - entry.dense_macs).expand(len(entry.macs)).sum())
             counted = self._counter.get_total_flops() / 2
             self._network_macs[self._size] = (counted - beyond) / max(self._stats.samples, 1)
         self._recording.__exit__(None, None, None)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.flop_counter import register_flop_formula
 
 # activation -> (oneDNN's name, scalars, algorithm)
@@ -61,7 +62,12 @@ class PackedConv2d(nn.Conv2d):
         return self.fused(x, self.act)
 
     def fused(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        """``act(conv(x) + residual)``; the residual may be overwritten where no gradient is recorded."""
+        """``act(conv(x) + residual)``; the residual may be overwritten where no gradient is recorded.
+
+        Like torch's functions it can be overridden by a function mode.
+        """
+        if has_torch_function_unary(x):
+            return handle_torch_function(PackedConv2d.fused, (x,), self, x, act, residual)
         if not self._packs(x):
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return ACTIVATIONS[act](y if residual is None else y + residual)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from eff_plugins.registry import MODELS
 
@@ -63,16 +64,28 @@ class SamePadConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
-        ):
-            pads.append(max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0))
-        height, width = pads
-        if height % 2 or width % 2:
-            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-            height = width = 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), self.dilation, self.groups)
+        return same_pad_conv2d(x, self.weight, self.bias, self.stride, self.dilation, self.groups)
+
+
+def same_pad_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """``F.conv2d`` padded as TensorFlow's ``SAME``; like torch's functions it can be overridden by a function mode."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(same_pad_conv2d, (x,), x, weight, bias, stride, dilation, groups)
+    pads = []
+    for size, kernel, step, spacing in zip(x.shape[-2:], weight.shape[-2:], stride, dilation, strict=True):
+        pads.append(max((-(-size // step) - 1) * step + (kernel - 1) * spacing + 1 - size, 0))
+    height, width = pads
+    if height % 2 or width % 2:
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        height = width = 0
+    return F.conv2d(x, weight, bias, stride, (height // 2, width // 2), dilation, groups)
 
 
 class ConvNormAct(nn.Sequential):

@@ -33,7 +33,9 @@ def compiler() -> str | None:
 
 def _commands(cxx: str, folder: Path) -> list[list[str]]:
     common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', '-c']
-    commands = [[*common, str(SOURCES / f'{name}.cpp'), '-o', str(folder / f'{name}.o')] for name in ('cpu', 'plan')]
+    commands = [
+        [*common, str(SOURCES / f'{name}.cpp'), '-o', str(folder / f'{name}.o')] for name in ('blocks', 'cpu', 'plan')
+    ]
     for name, (lanes, rows, vectors, flags) in _INSTRUCTION_SETS.items():
         macros = [f'-DISA={name}', f'-DLANES={lanes}', f'-DMR={rows}', f'-DNV={vectors}']
         for source in ('rows', 'scores'):
@@ -87,6 +89,18 @@ class Kernels:
         self.convolve = library[f'convolve_{name}']
         self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
         self.convolve.restype = None
+        self.convolve_blocks = library[f'convolve_blocks_{name}']
+        self.convolve_blocks.argtypes = [pointer, number, *[pointer] * 9]
+        self.convolve_blocks.restype = None
+        self.max_blocks = library[f'max_blocks_{name}']
+        self.max_blocks.argtypes = [pointer] * 6
+        self.max_blocks.restype = None
+        self.block_codes = library.block_codes
+        self.block_codes.argtypes = [*[pointer] * 3, number, pointer, *[number] * 6, pointer, pointer]
+        self.block_codes.restype = ctypes.c_int64
+        self.combine_blocks = library.combine_blocks
+        self.combine_blocks.argtypes = [*[pointer] * 3, number, pointer, number, pointer]
+        self.combine_blocks.restype = None
         self.plan_rows = library.plan_rows
         self.plan_rows.argtypes = [pointer, *[number] * 5, pointer, number, pointer, pointer]
         self.plan_rows.restype = None

@@ -127,8 +127,10 @@ constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int
 }
 constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
 
-void full(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
-          const float* bias, const float* residual, float* out) {
+// `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
+template <class Find, class Place>
+void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* residual,
+          float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
     // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
     const int64_t bytes_a_row = 4 * s.channels * (tap_count > 1 ? 2 : 1);
@@ -140,10 +142,10 @@ void full(const Shape& s, const float* x, const float* zeros, const int32_t* row
         taps.resize(size * tap_count);
         from.resize(size);
         to.resize(size);
-        find_taps(s, x, zeros, rows + begin, size, taps.data());
+        find(begin, size, taps.data());
         for (int64_t i = 0; i < size; i++) {
-            to[i] = out + rows[begin + i] * s.filters;
-            from[i] = residual ? residual + rows[begin + i] * s.filters : nullptr;
+            to[i] = out + place(begin + i) * s.filters;
+            from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
         }
         for (int64_t n = 0; n < s.filters; n += NR) {
             const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
@@ -155,43 +157,125 @@ void full(const Shape& s, const float* x, const float* zeros, const int32_t* row
     }
 }
 
-// One filter a channel: weights are [taps][C].
-void depthwise(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float* weight,
-               const float* bias, const float* residual, float* out) {
-    const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
-    thread_local std::vector<const float*> taps;
-    taps.resize(tap_count);
-    for (int64_t r = 0; r < count; r++) {
-        find_taps(s, x, zeros, rows + r, 1, taps.data());
-        float* to = out + rows[r] * channels;
-        const float* from = residual ? residual + rows[r] * channels : nullptr;
-        int64_t c = 0;
-        for (; c + 4 * LANES <= channels; c += 4 * LANES) {
-            V sum[4];
+// N vectors of channels of some rows, one filter a channel: weights are [taps][C]. T is the number of taps, so that the weights
+// stay in registers, or 0: any.
+template <int T, int N>
+void filter(const float* const* taps, int64_t tap_count, int64_t size, int64_t channels, const float* weight, const float* bias,
+            const float* const* residual, float* const* out, int64_t channel, int64_t activation) {
+    constexpr int KEPT = T ? T : 1;
+    const int64_t count = T ? T : tap_count;
+    V kept[KEPT][N];
+    if (T)
+#pragma GCC unroll 32
+        for (int t = 0; t < KEPT; t++)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) sum[j] = load(bias + c + j * LANES);
-            for (int64_t t = 0; t < tap_count; t++)
+            for (int j = 0; j < N; j++) kept[t][j] = load(weight + t * channels + channel + j * LANES);
+    for (int64_t i = 0; i < size; i++, taps += count) {
+        V sum[N];
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; j++)
-                    sum[j] += load(taps[t] + c + j * LANES) * load(weight + t * channels + c + j * LANES);
+        for (int j = 0; j < N; j++) sum[j] = load(bias + channel + j * LANES);
+        if (T) {
+#pragma GCC unroll 32
+            for (int t = 0; t < KEPT; t++)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                if (from) sum[j] += load(from + c + j * LANES);
-                store(to + c + j * LANES, activate(sum[j], s.activation));
-            }
+                for (int j = 0; j < N; j++) sum[j] += load(taps[t] + channel + j * LANES) * kept[t][j];
+        } else {
+            for (int64_t t = 0; t < count; t++)
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++)
+                    sum[j] += load(taps[t] + channel + j * LANES) * load(weight + t * channels + channel + j * LANES);
         }
-        for (; c < channels; c += LANES) {
-            const int64_t left = std::min<int64_t>(LANES, channels - c);
-            float value[LANES] = {};
-            std::copy_n(bias + c, left, value);
-            for (int64_t t = 0; t < tap_count; t++)
-                for (int64_t j = 0; j < left; j++) value[j] += taps[t][c + j] * weight[t * channels + c + j];
-            if (from)
-                for (int64_t j = 0; j < left; j++) value[j] += from[c + j];
-            store(value, activate(load(value), s.activation));
-            std::copy_n(value, left, to + c);
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) {
+            if (residual) sum[j] += load(residual[i] + channel + j * LANES);
+            store(out[i] + channel + j * LANES, activate(sum[j], activation));
         }
     }
+}
+
+template <class Find, class Place>
+void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
+               const float* residual, float* out) {
+    const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
+    constexpr int64_t BLOCK = 32;
+    thread_local std::vector<const float*> taps;
+    taps.resize(tap_count * BLOCK);
+    const float* from[BLOCK];
+    float* to[BLOCK];
+    const auto wide = tap_count == 9 ? filter<9, 2> : tap_count == 25 ? filter<25, 1> : filter<0, 2>;
+    const auto narrow = tap_count == 9 ? filter<9, 1> : tap_count == 25 ? filter<25, 1> : filter<0, 1>;
+    const int64_t step = (tap_count == 25 ? 1 : 2) * LANES;
+    for (int64_t begin = 0; begin < count; begin += BLOCK) {
+        const int64_t size = std::min(BLOCK, count - begin);
+        find(begin, size, taps.data());
+        for (int64_t i = 0; i < size; i++) {
+            to[i] = out + place(begin + i) * channels;
+            from[i] = residual ? residual + place(begin + i) * channels : nullptr;
+        }
+        const float* const* added = residual ? from : nullptr;
+        int64_t c = 0;
+        for (; c + step <= channels; c += step)
+            wide(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+        for (; c + LANES <= channels; c += LANES)
+            narrow(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+        if (c == channels) continue;
+        for (int64_t i = 0; i < size; i++) {
+            float value[LANES] = {};
+            std::copy_n(bias + c, channels - c, value);
+            for (int64_t t = 0; t < tap_count; t++)
+                for (int64_t j = 0; j < channels - c; j++)
+                    value[j] += taps[i * tap_count + t][c + j] * weight[t * channels + c + j];
+            if (residual)
+                for (int64_t j = 0; j < channels - c; j++) value[j] += from[i][c + j];
+            store(value, activate(load(value), s.activation));
+            std::copy_n(value, channels - c, to[i] + c);
+        }
+    }
+}
+
+// Blocks with borders, each entry naming a position of a pool: where the taps of an operator on them lie.
+struct Blocks {
+    const int32_t* codes;                      // (n, high, wide); -1: outside; from `count` on: a position of `means`
+    int64_t high, wide, out_high, out_wide;    // sizes of a block with borders, of its output
+    const float *x, *means, *zeros;
+    int64_t count, pitch;                      // positions in the pool, floats from one to the next
+
+    template <class Pointer>
+    void find(const Shape& s, int64_t begin, int64_t size, Pointer taps) const {
+        if (!codes) {  // a 1x1 convolution reads what it writes
+            for (int64_t i = 0; i < size; i++) *taps++ = x + (begin + i) * pitch;
+            return;
+        }
+        int64_t column = begin % out_wide, line = begin / out_wide % out_high, block = begin / out_wide / out_high;
+        for (int64_t i = 0; i < size; i++) {
+            const int32_t* at = codes + (block * high + line * s.stride_h) * wide + column * s.stride_w;
+            for (int64_t ky = 0; ky < s.kernel_h; ky++, at += s.dilation_h * wide)
+                for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                    const int64_t code = at[kx * s.dilation_w];
+                    *taps++ = code < 0 ? zeros : code < count ? x + code * pitch : means + (code - count) * pitch;
+                }
+            if (++column == out_wide) {
+                column = 0;
+                if (++line == out_high) {
+                    line = 0;
+                    block++;
+                }
+            }
+        }
+    }
+};
+
+// Means of four positions of a pool each, (count, C).
+const float* average(const float* x, int64_t channels, const int32_t* quads, int64_t count) {
+    thread_local std::vector<float> means;
+    means.resize(std::max<int64_t>(count * channels, LANES));
+    float* out = means.data();
+    for (int64_t i = 0; i < count; i++, quads += 4, out += channels) {
+        const float *a = x + quads[0] * channels, *b = x + quads[1] * channels;
+        const float *c = x + quads[2] * channels, *d = x + quads[3] * channels;
+        for (int64_t k = 0; k < channels; k++) out[k] = 0.25f * (a[k] + b[k] + c[k] + d[k]);
+    }
+    return means.data();
 }
 
 }  // namespace
@@ -206,7 +290,53 @@ int64_t JOIN(columns, ISA)() { return NR; }
 void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
                          int64_t count, const float* weight, const float* bias, const float* residual, float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    (is_depthwise ? depthwise : full)(s, x, zeros, rows, count, weight, bias, residual, out);
+    const auto find = [&](int64_t begin, int64_t size, const float** taps) { find_taps(s, x, zeros, rows + begin, size, taps); };
+    const auto place = [&](int64_t i) { return int64_t(rows[i]); };
+    if (is_depthwise)
+        depthwise(s, find, place, count, weight, bias, residual, out);
+    else
+        full(s, find, place, count, weight, bias, residual, out);
+}
+
+// The same over blocks of a pool (P, C): `sizes` holds n, the sizes of a block with borders and of its output, the number of
+// averages, P, and the floats from one position to the next (C, unless a tap reads several neighbouring positions at once);
+// `codes` are those of Blocks, or null for a 1x1 convolution, `quads` the four positions of each average. `out` and
+// `residual` are (n * H' * W', N).
+void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,
+                                const int32_t* quads, const float* x, const float* zeros, const float* weight, const float* bias,
+                                const float* residual, float* out) {
+    const Shape& s = *reinterpret_cast<const Shape*>(shape);
+    const float* means = average(x, s.channels, quads, sizes[5]);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, sizes[6], sizes[7]};
+    const auto find = [&](int64_t begin, int64_t size, const float** taps) { blocks.find(s, begin, size, taps); };
+    const auto place = [](int64_t i) { return i; };
+    const int64_t count = sizes[0] * sizes[3] * sizes[4];
+    if (is_depthwise)
+        depthwise(s, find, place, count, weight, bias, residual, out);
+    else
+        full(s, find, place, count, weight, bias, residual, out);
+}
+
+// Maxima instead of sums; what lies outside counts for nothing.
+void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const int32_t* quads, const float* x,
+                           float* out) {
+    const Shape& s = *reinterpret_cast<const Shape*>(shape);
+    const int64_t channels = s.channels;
+    const float* means = average(x, channels, quads, sizes[5]);
+    const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, sizes[6], sizes[7]};
+    std::vector<const float*> taps(s.kernel_h * s.kernel_w);
+    for (int64_t i = 0; i < sizes[0] * sizes[3] * sizes[4]; i++, out += channels) {
+        blocks.find(s, i, 1, taps.data());
+        bool first = true;
+        for (const float* tap : taps) {
+            if (!tap) continue;
+            if (first)
+                std::copy_n(tap, channels, out);
+            else
+                for (int64_t c = 0; c < channels; c++) out[c] = out[c] < tap[c] ? tap[c] : out[c];
+            first = false;
+        }
+    }
 }
 
 }  // extern "C"

@@ -1,0 +1,402 @@
+"""SegBlocks' representation: pictures as blocks of which some have the full and some half the resolution.
+
+Source: Verelst & Tuytelaars, "SegBlocks: Block-Based Dynamic Resolution Networks for Real-Time Segmentation", TPAMI 2022,
+section 3. All blocks of a batch lie in one *pool* (1, C, 1, P): one position a pixel, whatever its resolution. What works on
+single pixels (1x1 convolutions, normalisation, activations, sums) runs on the pool as it is, in one call. Whatever sees
+neighbours (larger kernels, strides, pooling) runs on blocks whose border BlockPad has filled from the neighbouring blocks:
+copied where those have the same resolution, averaged from a finer one, repeated from a coarser one, zero outside of the
+picture. So nothing is computed twice. The index tables follow from the decision alone; they are computed once and serve all
+layers of the same geometry.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eff_plugins.ops.native import Kernels, kernels
+
+_OUTSIDE = -1  # entry of a map: no pixel there; below it: -2 - (position in the low-resolution map), an average to take
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of an operator that sees neighbours.
+
+    Attributes:
+        kernel: (height, width), dilation included: what one output reads.
+        stride: The same both ways, a power of two.
+        padding: (top, left); None pads as TensorFlow's ``SAME`` does, depending on the map's size.
+    """
+
+    kernel: tuple[int, int]
+    stride: int
+    padding: tuple[int, int] | None
+
+    def before(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows above and columns left of a map of ``size`` that the first outputs read."""
+        if self.padding is not None:
+            return self.padding
+        total = [
+            max((-(-n // self.stride) - 1) * self.stride + k - n, 0) for n, k in zip(size, self.kernel, strict=True)
+        ]
+        return total[0] // 2, total[1] // 2
+
+    def reads(self, height: int, width: int) -> tuple[int, int]:
+        """Size of what a block of (height, width) outputs reads."""
+        return (height - 1) * self.stride + self.kernel[0], (width - 1) * self.stride + self.kernel[1]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks of one shape.
+
+    Attributes:
+        low: Whether they have half the resolution.
+        cells: (n, 3) of (sample, i, j).
+        last: Whether they are the partial blocks at the picture's bottom, at its right.
+    """
+
+    low: bool
+    cells: Tensor
+    last: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class Gather:
+    """How to fill a group's blocks with borders from the pool.
+
+    Attributes:
+        shape: (n, height, width) with borders.
+        rows: (n * height * width,) positions in the pool.
+        outside: Entries of ``rows`` that lie outside of the picture.
+        averaged: Entries of ``rows`` that are means of four pixels of a finer neighbour.
+        quads: (len(averaged) * 4,) positions of those pixels.
+    """
+
+    shape: tuple[int, int, int]
+    rows: Tensor
+    outside: Tensor
+    averaged: Tensor
+    quads: Tensor
+
+    def __call__(self, pool: Tensor, fill: float = 0.0) -> Tensor:
+        """Pool (1, C, 1, P) -> blocks (n, C, height, width) with borders, differentiable."""
+        pixels = rows_of(pool)
+        taken = pixels.index_select(0, self.rows)
+        if len(self.outside):
+            taken.index_fill_(0, self.outside, fill)
+        if len(self.averaged):
+            mean = pixels.index_select(0, self.quads).view(-1, 4, pixels.shape[1]).mean(1)
+            taken.index_copy_(0, self.averaged, mean)
+        return taken.view(*self.shape, pixels.shape[1]).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The same for the native kernels.
+
+    Attributes:
+        entries: (n * height * width,) int32: position in the pool, -1 outside, from P on the k-th average.
+        quads: (averages * 4,) int32 positions in the pool.
+        sizes: n, size of a block with borders, size of a block of outputs.
+    """
+
+    entries: Tensor
+    quads: Tensor
+    sizes: tuple[int, int, int, int, int]
+
+
+def rows_of(pool: Tensor) -> Tensor:
+    """Pool (1, C, 1, P) -> (P, C), a view of a channels-last pool."""
+    return pool[0, :, 0].t()
+
+
+def pool_of(rows: Tensor) -> Tensor:
+    """(P, C) -> pool (1, C, 1, P), a view."""
+    return rows.t()[None, :, None]
+
+
+def halve(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)): means of 2x2 pixels, at the edges of those that there are."""
+    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
+@dataclass
+class Level:
+    """The pool's layout at one stride.
+
+    Attributes:
+        fine: (B, gh * side, gw * side) position in the pool of each full-resolution pixel: its own, or that of the
+            half-resolution pixel that stands for it; -1 outside of the picture.
+        coarse: The same at half the resolution; below -1 where a full-resolution block lies.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+    gathers: dict[tuple[int, Window], Gather] = field(default_factory=dict)
+
+
+class DualGrid:
+    """One decision for a batch, and every table that follows from it.
+
+    Args:
+        high: (B, gh, gw) booleans: blocks of full resolution.
+        size: (H, W) of the picture; it need not be a multiple of the block.
+        block: Side of a block in pixels of the picture.
+
+    Raises:
+        ValueError: ``high`` does not fit the picture.
+    """
+
+    def __init__(self, high: Tensor, size: tuple[int, int], block: int) -> None:
+        self.size, self.block = size, block
+        wanted = (-(-size[0] // block), -(-size[1] // block))
+        if high.ndim != 3 or high.dtype != torch.bool or tuple(high.shape[1:]) != wanted or not len(high):
+            raise ValueError(
+                f'high is {tuple(high.shape)} {high.dtype}; for a picture of {size} in blocks of {block} it must be '
+                f'(B, {wanted[0]}, {wanted[1]}) of booleans'
+            )
+        self.batch, self.cells = len(high), wanted
+        self.groups = [
+            group for low in (False, True) for group in self._groups(low, high.logical_not() if low else high)
+        ]
+        self._levels: dict[int, Level] = {}
+        self._codes: dict[tuple[int, Window], list[Codes]] = {}
+        self._starts: dict[int, Tensor] = {}
+        self._high = high.to(torch.uint8).contiguous()
+
+    def _groups(self, low: bool, chosen: Tensor) -> list[Group]:
+        cells = chosen.nonzero()
+        partial = [n % self.block != 0 for n in self.size]
+        last = [partial[axis] & (cells[:, axis + 1] == self.cells[axis] - 1) for axis in (0, 1)]
+        groups = []
+        for bottom in (False, True)[: 1 + partial[0]]:
+            for right in (False, True)[: 1 + partial[1]]:
+                part = cells[(last[0] == bottom) & (last[1] == right)] if any(partial) else cells
+                if len(part):
+                    groups.append(Group(low, part, (bottom, right)))
+        return groups
+
+    def side(self, level: int, low: bool) -> int:
+        """Side of a block at stride ``2 ** level``.
+
+        Raises:
+            ValueError: The block is too small to be halved that often.
+        """
+        shift = level + low
+        if self.block % (1 << shift):
+            raise ValueError(
+                f'block_size={self.block} must be a multiple of {2 << level}: blocks of half the resolution at stride '
+                f'{1 << level} have no whole pixels'
+            )
+        return self.block >> shift
+
+    def map_size(self, level: int, low: bool = False) -> tuple[int, int]:
+        """(H, W) of the whole map at stride ``2 ** level``."""
+        step = 1 << (level + low)
+        return -(-self.size[0] // step), -(-self.size[1] // step)
+
+    def block_shape(self, group: Group, level: int) -> tuple[int, int]:
+        """(height, width) of a group's blocks."""
+        side, size = self.side(level, group.low), self.map_size(level, group.low)
+        high, wide = (
+            n - (cells - 1) * side if last else side
+            for n, cells, last in zip(size, self.cells, group.last, strict=True)
+        )
+        return high, wide
+
+    @cached_property
+    def sample_counts(self) -> list[Tensor]:
+        """(B,) blocks of each sample in each group."""
+        return [torch.bincount(group.cells[:, 0], minlength=self.batch) for group in self.groups]
+
+    def pixels(self, level: int) -> Tensor:
+        """(B,) pixels that each sample has in the pool at stride ``2 ** level``."""
+        shapes = (self.block_shape(group, level) for group in self.groups)
+        return sum(count * (h * w) for count, (h, w) in zip(self.sample_counts, shapes, strict=True))  # type: ignore[return-value]
+
+    def level(self, level: int) -> Level:
+        """The layout at stride ``2 ** level``, computed once."""
+        if level not in self._levels:
+            self._levels[level] = self._layout(level)
+        return self._levels[level]
+
+    def _layout(self, level: int) -> Level:
+        device = self.groups[0].cells.device
+        fine_side, coarse_side = self.side(level, False), self.side(level, True)
+        rows, columns = self.cells
+        fine = torch.full((self.batch, rows * fine_side, columns * fine_side), _OUTSIDE, device=device)
+        shape = (self.batch, rows * coarse_side, columns * coarse_side)
+        coarse = -2 - torch.arange(shape[0] * shape[1] * shape[2], device=device).view(shape)
+        fine_blocks = fine.view(self.batch, rows, fine_side, columns, fine_side).transpose(2, 3)
+        coarse_blocks = coarse.view(self.batch, rows, coarse_side, columns, coarse_side).transpose(2, 3)
+        start = 0
+        for group in self.groups:
+            high, wide = self.block_shape(group, level)
+            places = torch.arange(start, start + len(group.cells) * high * wide, device=device)
+            places = places.view(-1, high, wide)
+            start += places.numel()
+            sample, i, j = group.cells.unbind(1)
+            if group.low:
+                coarse_blocks[sample, i, j, :high, :wide] = places
+                high, wide = self.block_shape(Group(False, group.cells, group.last), level)
+                places = places.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :high, :wide]
+            fine_blocks[sample, i, j, :high, :wide] = places
+        high, wide = self.map_size(level, low=True)
+        coarse[:, high:] = _OUTSIDE
+        coarse[:, :, wide:] = _OUTSIDE
+        return Level(fine, coarse)
+
+    def gathers(self, level: int, window: Window) -> list[Gather]:
+        """BlockPad's tables for an operator that reads the pool at stride ``2 ** level``: one for each group."""
+        layout = self.level(level)
+        for index in range(len(self.groups)):
+            if (index, window) not in layout.gathers:
+                layout.gathers[index, window] = self._gather(index, level, window)
+        return [layout.gathers[index, window] for index in range(len(self.groups))]
+
+    def sizes(self, level: int) -> ctypes.Array:
+        """The ``Grid`` of native/blocks.cpp."""
+        return (ctypes.c_int64 * 5)(*self.cells, self.side(level, False), *self.map_size(level))
+
+    def starts(self, level: int) -> Tensor:
+        """(B, gh, gw) first position of each block in the pool at stride ``2 ** level``."""
+        if level not in self._starts:
+            starts = torch.empty(self.batch, *self.cells, dtype=torch.int64, device=self._high.device)
+            begin = 0
+            for group in self.groups:
+                high, wide = self.block_shape(group, level)
+                end = begin + len(group.cells) * high * wide
+                sample, i, j = group.cells.unbind(1)
+                starts[sample, i, j] = torch.arange(begin, end, high * wide, device=starts.device)
+                begin = end
+            self._starts[level] = starts
+        return self._starts[level]
+
+    def count(self, level: int) -> int:
+        """P, pixels in the pool at stride ``2 ** level``."""
+        shapes = (self.block_shape(group, level) for group in self.groups)
+        return sum(len(group.cells) * h * w for group, (h, w) in zip(self.groups, shapes, strict=True))
+
+    def codes(self, level: int, window: Window, native: Kernels) -> list[Codes]:
+        """What :meth:`gathers` gives, for the native kernels and made by one."""
+        if (level, window) not in self._codes:
+            self._codes[level, window] = [self._code(group, level, window, native) for group in self.groups]
+        return self._codes[level, window]
+
+    def _code(self, group: Group, level: int, window: Window, native: Kernels) -> Codes:
+        sizes, starts, cells = self.sizes(level), self.starts(level), group.cells.contiguous()
+        out = self.block_shape(group, level + window.stride.bit_length() - 1)
+        block, before = window.reads(*out), window.before(self.map_size(level, group.low))
+        entries = torch.empty(len(cells) * block[0] * block[1], dtype=torch.int32)
+        quads = torch.empty(4 * len(entries) if group.low else 0, dtype=torch.int32)
+        means = native.block_codes(
+            ctypes.addressof(sizes),
+            self._high.data_ptr(),
+            starts.data_ptr(),
+            int(group.low),
+            cells.data_ptr(),
+            len(cells),
+            *before,
+            *block,
+            self.count(level),
+            entries.data_ptr(),
+            quads.data_ptr(),
+        )
+        return Codes(entries, quads[: 4 * means], (len(cells), *block, *out))
+
+    def _gather(self, index: int, level: int, window: Window) -> Gather:
+        group, layout = self.groups[index], self.level(level)
+        entries = self.windows((layout.coarse if group.low else layout.fine)[:, None], group, level, window, _OUTSIDE)
+        count, _, high, wide = entries.shape
+        rows = entries.flatten()
+        outside = (rows == _OUTSIDE).nonzero()[:, 0]
+        averaged = (rows < _OUTSIDE).nonzero()[:, 0]
+        quads = self._quads(-2 - rows[averaged], level)
+        return Gather((count, high, wide), rows.clamp(min=0), outside, averaged, quads)
+
+    def _quads(self, places: Tensor, level: int) -> Tensor:
+        """The four full-resolution pixels of half-resolution positions; at the picture's edge the last one counts twice."""
+        layout = self.level(level)
+        rows, columns = layout.coarse.shape[1:]
+        column, line = places % columns, places // columns
+        sample, line = line // rows, line % rows
+        high, wide = self.map_size(level)
+        step = torch.arange(2, device=places.device)
+        y = (2 * line[:, None] + step).clamp(max=high - 1)
+        x = (2 * column[:, None] + step).clamp(max=wide - 1)
+        return layout.fine[sample[:, None, None], y[:, :, None], x[:, None, :]].flatten()
+
+    def windows(self, maps: Tensor, group: Group, level: int, window: Window, fill: float) -> Tensor:
+        """What each block of a group reads of a whole map, ``fill`` outside of it.
+
+        Args:
+            maps: (B, C, H, W) at the group's resolution and stride ``2 ** level``, or padded at its end to whole blocks.
+            group: The blocks.
+            level: Of the map; the blocks of outputs are those of ``level + log2(stride)``.
+            window: The operator.
+            fill: Value outside of the map.
+
+        Returns:
+            (n, C, height, width), contiguous.
+        """
+        side, after = self.side(level, group.low), level + window.stride.bit_length() - 1
+        top, left = window.before(self.map_size(level, group.low))
+        high, wide = window.reads(*self.block_shape(group, after))
+        rows, columns = self.cells
+        below = max((rows - 1) * side + high - top - maps.shape[2], 0)
+        right = max((columns - 1) * side + wide - left - maps.shape[3], 0)
+        padded = F.pad(maps, (left, right, top, below), value=fill).contiguous()
+        batch, channels, height, width = padded.shape
+        strides = (channels * height * width, side * width, side, height * width, width, 1)
+        every = padded.as_strided((batch, rows, columns, channels, high, wide), strides)
+        sample, i, j = group.cells.unbind(1)
+        return every[sample, i, j]
+
+    def half(self, x: Tensor) -> Tensor:
+        """The map at half the resolution, as blocks of it need it; ``x`` itself where there are none."""
+        return halve(x) if any(group.low for group in self.groups) else x
+
+    def owners(self, level: int) -> tuple[Tensor, Tensor]:
+        """(P,) sample that each pixel of a pool at stride ``2 ** level`` belongs to, and the pixels that it stands for."""
+        shapes = (self.block_shape(group, level) for group in self.groups)
+        samples = [
+            group.cells[:, 0].repeat_interleave(h * w) for group, (h, w) in zip(self.groups, shapes, strict=True)
+        ]
+        weights = [4.0 if group.low else 1.0 for group in self.groups]
+        sizes = torch.tensor([len(part) for part in samples], device=samples[0].device)
+        return torch.cat(samples), torch.tensor(weights, device=samples[0].device).repeat_interleave(sizes)
+
+    def split(self, x: Tensor, level: int = 0) -> Tensor:
+        """A whole map (B, C, H, W) at stride ``2 ** level`` -> its pool; blocks of half the resolution are averaged."""
+        window = Window((1, 1), 1, (0, 0))
+        half = self.half(x)
+        taken = [self.windows(half if group.low else x, group, level, window, 0.0) for group in self.groups]
+        return pool_of(torch.cat([block.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) for block in taken]))
+
+    def combine(self, pool: Tensor, level: int) -> Tensor:
+        """A pool at stride ``2 ** level`` -> the whole map (B, C, H, W), channels-last; coarse pixels are repeated."""
+        pixels, (high, wide) = rows_of(pool), self.map_size(level)
+        native = None if pixels.requires_grad or pixels.device.type != 'cpu' else kernels()
+        if native is None:
+            rows = self.level(level).fine[:, :high, :wide].flatten()
+            whole = pixels.index_select(0, rows).view(self.batch, high, wide, -1)
+        else:
+            pixels, sizes = pixels.contiguous(), self.sizes(level)
+            whole = pixels.new_empty(self.batch, high, wide, pixels.shape[1])
+            native.combine_blocks(
+                ctypes.addressof(sizes),
+                self._high.data_ptr(),
+                self.starts(level).data_ptr(),
+                self.batch,
+                pixels.data_ptr(),
+                pixels.shape[1] * pixels.element_size(),
+                whole.data_ptr(),
+            )
+        return whole.permute(0, 3, 1, 2)
