@@ -1,5 +1,6 @@
 """Dynamic inference: policies decide what to compute, executors leave the rest out; knows no concrete network."""
 
+from .break_even import measure_break_even
 from .budget import Calibration, calibrate, network_macs, set_budget
 from .module import DynamicModule, set_execution, set_policy
 from .recorder import Stats, emit, record
@@ -11,6 +12,7 @@ __all__ = [
     'Stats',
     'calibrate',
     'emit',
+    'measure_break_even',
     'network_macs',
     'record',
     'set_budget',

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.break_even import break_even
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
@@ -80,12 +82,20 @@ class SpatialGate(DynamicModule):
         units = block.units()
         mask = spread(on, (self.patch, self.patch), sizes[-1])
         density = mask.flatten(1).mean(1)
+        whole = None  # in training what is decided counts, in evaluation what is executed
+        if not self.training and 0 < float(density.mean()) < 1:
+            self.rows.prepared(block)
+            whole = self.rows.computes_whole
         dense, macs = 0.0, torch.zeros_like(density)
-        for unit, size_in, size_out in zip(units[::-1], sizes[-2::-1], sizes[:0:-1], strict=True):
-            a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
-            dense += size_out[0] * size_out[1] * a_position
-            macs = macs + mask.flatten(1).sum(1) * a_position
-            mask = spread_needed(mask, unit.conv, size_in)
+        for i in reversed(range(len(units))):
+            a_position = float(units[i].conv.weight.numel())  # type: ignore[operator, union-attr]
+            places = sizes[i + 1][0] * sizes[i + 1][1]
+            dense += places * a_position
+            rows = mask.flatten(1).sum(1)
+            if whole is not None and whole(i, sizes[i], float(rows.sum()) / (places * len(x))):
+                rows = torch.full_like(rows, places)
+            macs = macs + rows * a_position
+            mask = spread_needed(mask, units[i].conv, sizes[i])
         policy = self._policy_macs(self.masker, tuple(x.shape[1:]))
         emit(
             self,
@@ -96,24 +106,6 @@ class SpatialGate(DynamicModule):
             mask=on.detach(),
             scores=scores.detach(),
         )
-
-
-def run_branch(x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
-    """Compute the planned rows of a chain of convolutions, and add and write the last one's to ``out``.
-
-    Args:
-        x: (B, C, H, W), channels-last.
-        chain: The convolutions.
-        plan: The rows of each; see :func:`eff_plugins.ops.plan.plan_rows`.
-        out: (B, C', H', W'); holds what is added, and may be ``x``.
-    """
-    batch, last = x.shape[0], len(plan) - 1
-    sizes = chain.sizes((x.shape[2], x.shape[3]))
-    for i, (conv, rows) in enumerate(zip(chain.convs, plan, strict=True)):
-        if i == last:
-            run_rows(x, conv, rows, out, out)
-        else:
-            x = run_rows(x, conv, rows, _scratch(i % 2, (batch, conv.filters, *sizes[i + 1]), x))
 
 
 _local = threading.local()
@@ -143,11 +135,14 @@ class RowExecutor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self._forget()
 
     def _forget(self) -> None:
         self._chain: Chain | None = None
         self._shortcut: tuple[RowConv, RowConv] | None = None  # without and with the activation of the sum
+        self._units: list[Unit] = []
+        self._packed: list[bool] = []
         self._weights: list[Tensor] = []
         self._versions: list[int] = []
 
@@ -160,7 +155,15 @@ class RowExecutor(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_chain': None, '_shortcut': None, '_weights': [], '_versions': []}
+        return {
+            **self.__dict__,
+            'watch': None,
+            '_chain': None,
+            '_shortcut': None,
+            '_units': [],
+            '_weights': [],
+            '_versions': [],
+        }
 
     @torch.no_grad()
     def run(self, block: ResidualBlock, x: Tensor, on: Tensor, patch: int | None) -> Tensor:
@@ -179,16 +182,18 @@ class RowExecutor(nn.Module):
         plan = plan_rows(on, out_size if patch is None else (patch, patch), chain, size)
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
+        if plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1] and self._all_whole(size):
+            return block.run(x)
         if self._shortcut is not None:
             out = self._activated_shortcut(x, plan[-1], out_size)
-            run_branch(x, chain, plan, out)
+            self._run_branch(x, chain, plan, out)
             return out
         shortcut = block.run_shortcut(x)
         settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
         out = shortcut
         if out is x and not block.owns_input:
             out = x.clone(memory_format=torch.channels_last)
-        run_branch(x, chain, plan, out)
+        self._run_branch(x, chain, plan, out)
         return out if settled else block.act(out)  # type: ignore[misc]
 
     def _activated_shortcut(self, x: Tensor, rows: Tensor, size: tuple[int, int]) -> Tensor:
@@ -201,6 +206,41 @@ class RowExecutor(nn.Module):
         run_rows(x, plain, rows, out)
         return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
 
+    def _run_branch(self, x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
+        """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
+        sizes = chain.sizes((x.shape[2], x.shape[3]))
+        last = len(plan) - 1
+        for i, (conv, rows) in enumerate(zip(chain.convs, plan, strict=True)):
+            if i == last:
+                run_rows(x, conv, rows, out, out)
+                return
+            if self.watch is not None:
+                self.watch((conv, self._units[i].run, self._packed[i], tuple(x.shape)))
+            places = x.shape[0] * sizes[i + 1][0] * sizes[i + 1][1]
+            if self.computes_whole(i, sizes[i], rows.numel() / places):
+                x = self._units[i].run(x)
+            else:
+                x = run_rows(x, conv, rows, _scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
+
+    def _all_whole(self, size: tuple[int, int]) -> bool:
+        """Whether each layer but the last one, with everything on, is computed whole; then the block may be, too."""
+        assert self._chain is not None
+        sizes = self._chain.sizes(size)
+        return self.watch is None and all(self.computes_whole(i, sizes[i], 1.0) for i in range(len(self._units) - 1))
+
+    def computes_whole(self, layer: int, size: tuple[int, int], density: float) -> bool:
+        """Whether a layer of the branch is computed whole, because that is faster than at so many rows.
+
+        Args:
+            layer: Its number; the last one always computes rows, as its result is added in place.
+            size: (H, W) of its input.
+            density: Share of the rows that are needed.
+        """
+        assert self._chain is not None
+        return layer + 1 < len(self._chain.convs) and density >= break_even().density(
+            self._chain.convs[layer], size, self._packed[layer]
+        )
+
     def prepared(self, block: ResidualBlock) -> Chain:
         """The branch as row convolutions."""
         if self._chain is None or self._versions != [weight._version for weight in self._weights]:
@@ -209,11 +249,20 @@ class RowExecutor(nn.Module):
             if acts[-1] not in _IDEMPOTENT:
                 acts[-1] = None  # applied to the whole map afterwards
             self._shortcut = _shortcut_rows(block)
+            self._units = [_with_act(unit) for unit in units]
+            self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
             self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
             weights = [unit.conv.weight for unit in units]
             self._weights = [w for w in weights if isinstance(w, Tensor) and not w.is_inference()]
             self._versions = [weight._version for weight in self._weights]
         return self._chain
+
+
+def _with_act(unit: Unit) -> Unit:
+    """The unit, its activation within a packed convolution where it has one."""
+    if isinstance(unit.conv, PackedConv2d) and unit.conv.act is None and unit.act is not None:
+        return Unit(PackedConv2d(unit.conv, unit.act_name))
+    return unit
 
 
 def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:

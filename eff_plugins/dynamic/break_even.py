@@ -1,0 +1,151 @@
+"""From which density on a whole convolution is faster than one at chosen rows: measured on this device, and kept.
+
+A kernel that computes single rows never does more work than the whole convolution, but it may do it more slowly. Where a
+layer's rows reach its break-even density the executor computes the whole layer instead.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eff_plugins.cache import cache_folder
+from eff_plugins.dynamic.module import dynamic_modules, executing
+from eff_plugins.files import atomic
+from eff_plugins.ops.native import kernels
+from eff_plugins.ops.rows import RowConv, run_rows
+
+# Where nothing was measured: the native kernel is as fast as the library's whole convolutions, plain torch is not.
+DEFAULTS = {'native': 1.1, 'torch': 0.5}  # above 1: never
+
+
+class BreakEven:
+    """Break-even densities of one device, backed by a file in the cache.
+
+    Args:
+        path: The file; one is made for this processor, its kernels and the number of threads where it is None.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path else cache_folder('break_even') / f'{_device()}.json'
+        self._known: dict[str, float] = {}
+        if self.path.is_file():
+            try:
+                self._known = {str(key): float(value) for key, value in json.loads(self.path.read_text()).items()}
+            except (ValueError, AttributeError):
+                self._known = {}  # a broken cache is measured anew
+
+    def density(self, conv: RowConv, size: tuple[int, int], packed: bool) -> float:
+        """From this share of its rows on ``conv`` (input (H, W)) is computed whole.
+
+        Args:
+            conv: The convolution.
+            size: (H, W) of its input.
+            packed: Whether the whole convolution has prepacked weights.
+        """
+        native = kernels() is not None
+        return self._known.get(key_of(conv, size, packed), DEFAULTS['native' if native else 'torch'])
+
+    def knows(self, conv: RowConv, size: tuple[int, int], packed: bool) -> bool:
+        """Whether this layer has been measured here."""
+        return key_of(conv, size, packed) in self._known
+
+    def add(self, densities: dict[str, float]) -> None:
+        """Keep measured densities, also on disk."""
+        self._known |= densities
+        with atomic(self.path) as partial:
+            partial.write_text(json.dumps(dict(sorted(self._known.items())), indent=1) + '\n')
+
+
+def key_of(conv: RowConv, size: tuple[int, int], packed: bool) -> str:
+    """What break-even depends on, apart from the device."""
+    count, depth, kh, kw = conv.weight.shape
+    form = 'packed' if packed else 'eager'
+    return f'{depth * conv.groups}-{count}-{kh}x{kw}-s{conv.stride[0]}-g{conv.groups}-{size[0]}x{size[1]}-{form}'
+
+
+def _device() -> str:
+    native = kernels()
+    name = f'{platform.machine()}-{platform.processor() or "cpu"}-{native.name if native else "torch"}'
+    return f'{name}-{torch.get_num_threads()}-threads'.replace('/', '-').replace(' ', '-')
+
+
+_tables: dict[str, BreakEven] = {}
+
+
+def break_even() -> BreakEven:
+    """The table of this device and the present number of threads."""
+    device = _device()
+    if device not in _tables:
+        _tables[device] = BreakEven()
+    return _tables[device]
+
+
+def break_even_of(conv: RowConv, whole: Callable[[Tensor], Tensor], x: Tensor, repeats: int = 11) -> float:
+    """Measure one layer: the density at which its rows take as long as the whole; above 1 where they never do.
+
+    The time of rows is proportional to their number, up to an overhead of microseconds.
+
+    Args:
+        conv: The convolution at rows.
+        whole: The same layer on a whole map.
+        x: (B, C, H, W), channels-last.
+        repeats: Of each measurement, of which the shortest counts.
+    """
+    out = whole(x).contiguous(memory_format=torch.channels_last)
+    every = torch.arange(out[:, 0].numel(), dtype=torch.int32)
+    runs = [lambda: whole(x), lambda: run_rows(x, conv, every, out)]
+    times: list[list[float]] = [[] for _ in runs]
+    for i in range(repeats + 1):
+        for taken, run in zip(times, runs, strict=True):
+            start = perf_counter()
+            run()
+            if i:
+                taken.append(perf_counter() - start)
+    dense, rows = map(min, times)  # the shortest: what another process took away is not the layer's
+    return dense / rows
+
+
+@torch.no_grad()
+def measure_break_even(model: nn.Module, x: Tensor, table: BreakEven | None = None) -> dict[str, float]:
+    """Measure every layer of ``model`` that may be computed at rows, for inputs like ``x``; what is known is left out.
+
+    Args:
+        model: A dynamic network in evaluation mode, as it will be run (folded, packed).
+        x: (B, C, H, W).
+        table: In place of the device's own.
+
+    Returns:
+        Layer -> break-even density, of the layers that were measured now.
+    """
+    from eff_plugins.dynamic.spatial import RowExecutor
+
+    kept = table or break_even()
+    found: dict[str, float] = {}
+    seen: list[Any] = []
+    executors = [module for _, parent in dynamic_modules(model) for module in parent.modules()]
+    with executing(model, 'sparse'):
+        for executor in executors:
+            if isinstance(executor, RowExecutor):
+                executor.watch = seen.append
+        try:
+            model(x)
+        finally:
+            for executor in executors:
+                if isinstance(executor, RowExecutor):
+                    executor.watch = None
+    for conv, whole, packed, shape in seen:
+        key = key_of(conv, (shape[2], shape[3]), packed)
+        if key not in found and not kept.knows(conv, (shape[2], shape[3]), packed):
+            sample = torch.randn(shape, dtype=x.dtype).contiguous(memory_format=torch.channels_last)
+            found[key] = break_even_of(conv, whole, sample)
+    if found:
+        kept.add(found)
+    return found
