@@ -72,10 +72,8 @@ def legend_lines(done: Pass, sample: int) -> list[str]:
     share, floor = executed_share(done.stats, sample, done.network_macs), 1 - fixed / done.network_macs
     lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor:.0f} %']
     for entry in done.stats.entries:
-        for kind in ('exit', 'choice'):
-            taken = getattr(entry, kind, None)
-            if isinstance(taken, torch.Tensor) and len(taken) == done.stats.samples:
-                lines.append(f'{entry.name.rpartition(".")[2] or "network"}: {kind} {int(taken[sample])}')
+        if entry.choice is not None and len(entry.choice) == done.stats.samples:
+            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: choice {int(entry.choice[sample])}')
     return lines
 
 

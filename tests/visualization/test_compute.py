@@ -1,5 +1,6 @@
 """The compute heat map: its values, its way back to the picture, and its place in the drawings of the tools."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -72,7 +73,7 @@ def test_samples_that_did_not_come_to_a_module_share_its_mean():
 
 
 def test_a_choice_is_written_in_the_legend(stats):
-    entries = [SimpleNamespace(**vars(entry), choice=torch.tensor([2, 0])) for entry in stats.entries[:1]]
+    entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]))]
     done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
     assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', 'a: choice 2']
 
