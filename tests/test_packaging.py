@@ -1,6 +1,7 @@
 """What the wheel carries, what the pins say, and the set-up script's decisions."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -128,6 +129,23 @@ def test_metafiles_name_every_config_of_their_folder():
     for path in (ROOT / 'configs').glob('*/metafile.yml'):
         named = [model['Config'] for model in yaml.safe_load(path.read_text())['Models'] if 'Config' in model]
         assert named and sorted(named) == sorted(str(p.relative_to(ROOT)) for p in path.parent.glob('*.py'))
+
+
+def test_metafiles_give_the_recorded_results():
+    """What `benchmarks/results` records of a config is in its metafile, and nothing else is."""
+    recorded = {}
+    for path in (ROOT / 'benchmarks/results').glob('*.json'):
+        metrics = json.loads(path.read_text()).get('metrics', {})
+        recorded[metrics.get('config')] = metrics
+    claimed = {}
+    for path in (ROOT / 'configs').glob('*/metafile.yml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            metrics = model.get('Results', [{}])[0].get('Metrics')
+            if metrics and 'Config' in model:
+                claimed[model['Config']] = metrics
+    assert {config for config in recorded if config} == {*claimed}
+    for config, metrics in claimed.items():
+        assert metrics == {name: pytest.approx(recorded[config][name], abs=1e-3) for name in metrics}, config
 
 
 def pins(name: str) -> dict[str, str]:
