@@ -1,6 +1,7 @@
 """What the wheel carries, what the pins say, and the set-up script's decisions."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -128,6 +129,24 @@ def test_metafiles_name_every_config_of_their_folder():
     for path in (ROOT / 'configs').glob('*/metafile.yml'):
         named = [model['Config'] for model in yaml.safe_load(path.read_text())['Models'] if 'Config' in model]
         assert named and sorted(named) == sorted(str(p.relative_to(ROOT)) for p in path.parent.glob('*.py'))
+
+
+def test_results_in_metafiles_are_recorded():
+    """Each figure of a metafile is in a file of `benchmarks/results` that names the config."""
+    recorded = {}
+    for path in (ROOT / 'benchmarks/results').glob('*.json'):
+        content = json.loads(path.read_text())
+        metrics = content.get('metrics') if isinstance(content, dict) else None
+        if isinstance(metrics, dict):
+            recorded[metrics.get('config')] = metrics
+    claims = 0
+    for path in (ROOT / 'configs').glob('*/metafile.yml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            for claim in model.get('Results', []):
+                for name, value in claim.get('Metrics', {}).items():
+                    assert value == pytest.approx(recorded[model['Config']][name], abs=1e-3), (model['Config'], name)
+                    claims += 1
+    assert claims
 
 
 def pins(name: str) -> dict[str, str]:
