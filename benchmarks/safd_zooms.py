@@ -40,10 +40,15 @@ def cases(model: Any) -> dict[str, Callable[[], None]]:
         only(None, 'random')
         policy.density = density
 
+    def learned(threshold: float) -> None:
+        only(None, 'learned')
+        policy.threshold = threshold
+
     found: dict[str, Callable[[], None]] = {
-        'learned': lambda: only(None, 'learned'),
-        'pyramid': lambda: only(None, 'all'),
+        f'learned, threshold {threshold}': lambda threshold=threshold: learned(threshold)  # type: ignore[misc]
+        for threshold in (0.4, 0.6, 0.8)
     }
+    found['pyramid'] = lambda: only(None, 'all')
     found |= {f'random {density}': lambda density=density: random(density) for density in (0.25, 0.5)}  # type: ignore[misc]
     for level in pyramid.nonzero().flatten().tolist():
         found[f'zoom of level {level}'] = lambda level=level: only(level, 'all')  # type: ignore[misc]

@@ -111,6 +111,16 @@ def random_choices(batch: int, shares: tuple[float, ...], device: torch.device) 
     return torch.searchsorted(bounds, places, right=True)
 
 
+def take_rows(x: Tensor, places: Tensor) -> Tensor:
+    """Samples ``places`` (n,) of ``x`` (B, ...), in the memory order that ``x`` lies in.
+
+    Indexing alone returns channels-last maps in the default order, in which convolutions prepared for the other are slow.
+    """
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
+    return x.index_select(0, places)
+
+
 class Choose(OneOf):
     """Logits (B, count), the dearest alternative first -> one-hot decisions (B, count).
 

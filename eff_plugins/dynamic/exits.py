@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
 
-from eff_plugins.dynamic.choices import OneOf
+from eff_plugins.dynamic.choices import OneOf, take_rows
 from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import Knob
 from eff_plugins.dynamic.recorder import emit, recording
@@ -131,11 +131,7 @@ class Survivors:
         """Its rows of those who are left now."""
         if len(held.rows) == len(self.rows):
             return held.value
-        places = torch.searchsorted(held.rows, self.rows)
-        if held.value.dim() == 4 and held.value.is_contiguous(memory_format=torch.channels_last):
-            # gathered in the order that it lies in; index_select would return it in the default one
-            return held.value.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
-        return held.value.index_select(0, places)
+        return take_rows(held.value, torch.searchsorted(held.rows, self.rows))
 
     def leave(self, gone: Tensor) -> Tensor:
         """Take ``gone`` (n,) bool out of the computation; returns their places in the batch."""
@@ -215,7 +211,7 @@ class EarlyExit(DynamicModule):
                 gone = plan[alive.rows] == number
                 if len(alive) and not bool(gone.any()):
                     continue
-                logits = classifier(features if bool(gone.all()) else features[gone])
+                logits = classifier(features if bool(gone.all()) else take_rows(features, gone.nonzero().flatten()))
             rows = alive.leave(gone)
             out = out if out.numel() else logits.new_empty(len(x), logits.shape[1])
             out[rows] = logits

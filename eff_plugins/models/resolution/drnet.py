@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.choices import Choose
+from eff_plugins.dynamic.choices import Choose, take_rows
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.models.classifiers import ImageClassifier
@@ -167,8 +167,8 @@ class DRNet(DynamicModule, ImageClassifier):
         first = int(choice[0]) if len(choice) else 0
         if bool((choice == first).all()):
             return self._network(first, x)
-        parts = {index: choice == index for index in range(len(self.resolutions))}
-        logits = {index: self._network(index, x[rows]) for index, rows in parts.items() if bool(rows.any())}
+        parts = {index: (choice == index).nonzero().flatten() for index in range(len(self.resolutions))}
+        logits = {index: self._network(index, take_rows(x, rows)) for index, rows in parts.items() if len(rows)}
         out = x.new_empty(len(x), self.head.num_classes)
         for index, part in logits.items():
             out[parts[index]] = part

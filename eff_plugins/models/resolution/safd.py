@@ -88,10 +88,11 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         self.spn = ScaleProposalNetwork(**(proposal or {}))
         self.middle = math.sqrt(low * high)
         self.reach = math.log2(high / low) / 2
-        self.policy = ZoomPolicy(self.spn.centres, self.reach, threshold)
+        self.policy = ZoomPolicy(self.spn.centres, self.reach, MARGIN, threshold)
         self.crop, self.proposal_weight = crop, proposal_weight
         self.nms = dict(nms or dict(type='nms', iou_threshold=0.5))
         self.max_per_img = max_per_img
+        self.execution = 'sparse'  # training decides nothing, and validating all zooms would take hours
         self._known_costs: dict[tuple[int, int], float] = {}
         self._proposal_macs = 0.0  # counted when it is first asked for
 

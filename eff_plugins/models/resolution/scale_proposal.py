@@ -99,12 +99,13 @@ class ZoomPolicy(Decide):
     """Histograms (B, bins) -> the bins for whose sizes the picture is zoomed (B, bins) in {0, 1}.
 
     Learned: the histogram is smoothed, and its highest bin above ``threshold`` is taken until none is left, each
-    suppressing the bins that its zoom covers too. Controls: ``'all'`` is the fixed pyramid, ``'random'`` a share
-    ``density`` of it.
+    suppressing the bins whose objects its zoom covers too, ``reach + margin`` around it. Controls: ``'all'`` is the fixed
+    pyramid, ``'random'`` a share ``density`` of it.
 
     Args:
         centres: (bins,) sizes in octaves, ascending and evenly spaced.
-        reach: Octaves on either side of a bin's size that the detector covers at its zoom.
+        reach: Octaves on either side of a bin's size that the detector is trained for at its zoom.
+        margin: Octaves beyond, in which its boxes are still believed.
         threshold: Of the smoothed probabilities.
         smooth: Bins of the moving average, odd.
 
@@ -115,9 +116,11 @@ class ZoomPolicy(Decide):
     pyramid: Tensor
     centres: Tensor
 
-    def __init__(self, centres: Tensor, reach: float, threshold: float = 0.4, smooth: int = 3) -> None:
+    def __init__(
+        self, centres: Tensor, reach: float, margin: float = 0.5, threshold: float = 0.4, smooth: int = 3
+    ) -> None:
         super().__init__()
-        self.threshold, self.reach, self.smooth = threshold, reach, smooth
+        self.threshold, self.covered, self.smooth = threshold, reach + margin, smooth
         self.register_buffer('centres', centres.clone(), persistent=False)
         step = float(centres[1] - centres[0])
         low, span = float(centres[0]) - step / 2, step * len(centres)
@@ -154,5 +157,5 @@ class ZoomPolicy(Decide):
             if not bool(found.any()):
                 return on
             on[found, bin_number[found]] = 1
-            covered = (self.centres - self.centres[bin_number][:, None]).abs() < self.reach
+            covered = (self.centres - self.centres[bin_number][:, None]).abs() < self.covered
             left = left.masked_fill(covered & found[:, None], -math.inf)

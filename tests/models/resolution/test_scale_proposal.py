@@ -64,7 +64,7 @@ def test_pictures_of_any_shape_keep_their_proportions():
 
 def test_peaks_suppress_what_their_zoom_covers():
     centres = proposal().centres  # a quarter of an octave apart
-    policy = ZoomPolicy(centres, reach=0.5).eval()
+    policy = ZoomPolicy(centres, reach=0.5, margin=0.0).eval()
     scores = torch.zeros(3, 16)
     scores[0, [4, 5, 12]] = torch.tensor([0.9, 0.8, 0.7])
     scores[1, [4, 6]] = torch.tensor([0.6, 0.9])
@@ -74,6 +74,8 @@ def test_peaks_suppress_what_their_zoom_covers():
     assert on[2].sum() == 0
     policy.threshold = 0.75
     assert policy(scores).sum(1).tolist() == [1, 1, 0]
+    policy = ZoomPolicy(centres, reach=0.5, margin=0.25).eval()
+    assert policy(scores)[1].nonzero().flatten().tolist() == [6]  # the higher one covers both
 
 
 def test_controls_choose_from_the_pyramid_that_covers_all_sizes():
