@@ -77,25 +77,35 @@ class SpatialGate(DynamicModule):
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
     ) -> None:
-        units = block.units()
         mask = spread(on, (self.patch, self.patch), sizes[-1])
-        density = mask.flatten(1).mean(1)
-        dense, macs = 0.0, torch.zeros_like(density)
-        for unit, size_in, size_out in zip(units[::-1], sizes[-2::-1], sizes[:0:-1], strict=True):
-            a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
-            dense += size_out[0] * size_out[1] * a_position
-            macs = macs + mask.flatten(1).sum(1) * a_position
-            mask = spread_needed(mask, unit.conv, size_in)
+        dense, macs = branch_macs(block, sizes, mask)
         policy = self._policy_macs(self.masker, tuple(x.shape[1:]))
         emit(
             self,
             dense_macs=dense,
             macs=macs + policy,
             policy_macs=policy,
-            density=density,
+            density=mask.flatten(1).mean(1),
             mask=on.detach(),
             scores=scores.detach(),
         )
+
+
+def branch_macs(block: ResidualBlock, sizes: list[tuple[int, int]], mask: Tensor) -> tuple[float, Tensor]:
+    """Multiply-adds of a block's branch for one sample, and (B,) those of computing it where ``mask`` is on; differentiable.
+
+    Args:
+        block: The block.
+        sizes: Of its layers; see :func:`layer_sizes`.
+        mask: (B, 1, H', W') in {0, 1}, the positions of its output.
+    """
+    dense, macs = 0.0, torch.zeros_like(mask[:, 0, 0, 0])
+    for unit, size_in, size_out in zip(block.units()[::-1], sizes[-2::-1], sizes[:0:-1], strict=True):
+        a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
+        dense += size_out[0] * size_out[1] * a_position
+        macs = macs + mask.flatten(1).sum(1) * a_position
+        mask = spread_needed(mask, unit.conv, size_in)
+    return dense, macs
 
 
 def run_branch(x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
@@ -139,10 +149,14 @@ class RowExecutor(nn.Module):
     The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight of a convolution changes in
     place or the model switches between training and evaluation: some tools swap weights behind autograd's back (an
     average of weights for evaluation), but they switch to evaluation mode after that.
+
+    Args:
+        summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summed: bool = True) -> None:
         super().__init__()
+        self.summed = summed
         self._forget()
 
     def _forget(self) -> None:
@@ -200,13 +214,25 @@ class RowExecutor(nn.Module):
         )
         run_rows(x, plain, rows, out)
         return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
+    @torch.no_grad()
+    def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        size = (x.shape[2], x.shape[3])
+        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
+        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        plan = plan_rows(on, (1, 1), chain, size)
+        if plan[-1].numel():
+            run_branch(x, chain, plan, out)
+        return out
 
     def prepared(self, block: ResidualBlock) -> Chain:
         """The branch as row convolutions."""
         if self._chain is None or self._versions != [weight._version for weight in self._weights]:
             units = block.units()
             acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
-            if acts[-1] not in _IDEMPOTENT:
+            if not self.summed or acts[-1] not in _IDEMPOTENT:
                 acts[-1] = None  # applied to the whole map afterwards
             self._shortcut = _shortcut_rows(block)
             self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
