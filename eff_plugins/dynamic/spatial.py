@@ -214,6 +214,7 @@ class RowExecutor(nn.Module):
         )
         run_rows(x, plain, rows, out)
         return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
+
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
