@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.cache import cache_folder
-from eff_plugins.dynamic.module import dynamic_modules, executing
+from eff_plugins.dynamic.module import executing
+from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
 from eff_plugins.ops.native import kernels
 from eff_plugins.ops.rows import RowConv, run_rows
@@ -114,37 +115,40 @@ def break_even_of(conv: RowConv, whole: Callable[[Tensor], Tensor], x: Tensor, r
 
 
 @torch.no_grad()
-def measure_break_even(model: nn.Module, x: Tensor, table: BreakEven | None = None) -> dict[str, float]:
-    """Measure every layer of ``model`` that may be computed at rows, for inputs like ``x``; what is known is left out.
+def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEven | None = None) -> dict[str, float]:
+    """Measure every layer of ``model`` that may be computed at rows; what is known is left out.
 
     Args:
         model: A dynamic network in evaluation mode, as it will be run (folded, packed).
-        x: (B, C, H, W).
+        run: Runs it once, on inputs of the size that it will be run on.
         table: In place of the device's own.
 
     Returns:
         Layer -> break-even density, of the layers that were measured now.
     """
-    from eff_plugins.dynamic.spatial import RowExecutor
-
     kept = table or break_even()
+    seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...]]] = []
+    watching = [module for module in model.modules() if hasattr(module, 'watch')]
+    steps = [module for module in model.modules() if isinstance(module, Policy) and 'all' in module.KINDS]
+    kinds = [step.kind for step in steps]
+    try:
+        for step in steps:
+            step.kind = 'all'
+        for module in watching:
+            module.watch = seen.append  # type: ignore[assignment]
+        with executing(model, 'sparse'):
+            run()
+    finally:
+        for step, kind in zip(steps, kinds, strict=True):
+            step.kind = kind
+        for module in watching:
+            module.watch = None  # type: ignore[assignment]
     found: dict[str, float] = {}
-    seen: list[Any] = []
-    executors = [module for _, parent in dynamic_modules(model) for module in parent.modules()]
-    with executing(model, 'sparse'):
-        for executor in executors:
-            if isinstance(executor, RowExecutor):
-                executor.watch = seen.append
-        try:
-            model(x)
-        finally:
-            for executor in executors:
-                if isinstance(executor, RowExecutor):
-                    executor.watch = None
     for conv, whole, packed, shape in seen:
-        key = key_of(conv, (shape[2], shape[3]), packed)
-        if key not in found and not kept.knows(conv, (shape[2], shape[3]), packed):
-            sample = torch.randn(shape, dtype=x.dtype).contiguous(memory_format=torch.channels_last)
+        size = (shape[2], shape[3])
+        key = key_of(conv, size, packed)
+        if key not in found and not kept.knows(conv, size, packed):
+            sample = torch.randn(shape, dtype=conv.weight.dtype).contiguous(memory_format=torch.channels_last)
             found[key] = break_even_of(conv, whole, sample)
     if found:
         kept.add(found)

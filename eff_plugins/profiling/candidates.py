@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from eff_plugins.deploy.prepare import Preparation
+from eff_plugins.dynamic.break_even import measure_break_even
 from eff_plugins.dynamic.budget import Calibration, set_budget
 from eff_plugins.dynamic.module import is_dynamic, set_execution
 from eff_plugins.dynamic.recorder import record
@@ -132,6 +133,7 @@ class Dynamic:
     size: int | None = None
     _knobs: dict[float, Any] = field(default_factory=dict)  # budget -> threshold of the learned policy
     _blind: Calibration | None = None
+    _measured: bool = False  # the layers' break-even densities
 
     def __post_init__(self) -> None:
         if self.how.compile:
@@ -169,6 +171,10 @@ class Dynamic:
     def candidates(self, batches: list[Any], batch_size: int) -> list[Candidate]:
         """The dense network, which the others are held against, and then each variant."""
         budgets = self.plan.budgets
+        sparse = any(variant.execution == 'sparse' for variant in self.variants)
+        if sparse and self.how.device == 'cpu' and not self._measured:
+            self._measured = True
+            measure_break_even(self.model, lambda: self._run(self.model, batches[0]))
         if self._lacks_thresholds():
             self._knobs = learned_knobs(self.model, batches, self._run, budgets)
         if self._blind is None and any(variant.is_blind for variant in self.variants):
