@@ -1,0 +1,390 @@
+"""What every dynamic network has to promise, as checks that a table of cases goes through.
+
+A suite of another project writes a table of its own::
+
+    TABLE = {'MyNet': Case(dict(type='MyNet'), dict(type='MyStaticNet'))}
+
+    @pytest.mark.parametrize(('label', 'name'), conformance.pairs(TABLE))
+    def test_conformance(label, name):
+        conformance.check(TABLE[label], name)
+
+    def test_two_processes():
+        conformance.check_ddp('my_package.my_table:TABLE')
+
+The suite's own table is :data:`eff_plugins.testing.dynamic_types.DYNAMIC`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eff_plugins import dynamic
+from eff_plugins.dynamic.module import dynamic_modules
+from eff_plugins.dynamic.policies import Decide
+from eff_plugins.profiling.macs import count_macs
+from eff_plugins.registry import MODELS
+from eff_plugins.testing.oracles import randomise
+
+EXACT, CLOSE = 1e-5, 1e-4  # of max|y|, in fp32
+
+
+def pictures(shape: tuple[int, ...]) -> Tensor:
+    """Random pictures of ``shape``."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@torch.no_grad()
+def spread_decisions(model: nn.Module, x: Any) -> None:
+    """Set the threshold of each policy of ``model`` amid its scores for ``x``, so that samples and places differ.
+
+    It goes where no score is near, else rounding alone would move scores across and executions would differ rightly.
+
+    Raises:
+        AssertionError: There is no such place: the scores are all alike.
+    """
+    for name, module in dynamic_modules(model):
+        steps = [step for step in module.modules() if isinstance(step, Decide)]
+        for step in steps:
+            scores = _scores(model, x, name).flatten().sort().values
+            third = len(scores) // 3
+            middle = scores[third : max(len(scores) - third, third + 2)]
+            gaps = middle.diff()
+            for gap in gaps.argsort(descending=True)[:8].tolist():
+                step.threshold = float(middle[gap : gap + 2].mean())
+                # a decision may change scores that come after it
+                now = _scores(model, x, name)
+                if float((now - step.threshold).abs().min()) > CLOSE * float(now.abs().max()):
+                    break
+            else:
+                raise AssertionError(f'{name}: a score lies within rounding of every threshold; are all scores alike?')
+
+
+def _scores(model: nn.Module, x: Any, name: str) -> Tensor:
+    with dynamic.record(dynamic.set_execution(model, 'masked')) as stats:
+        model(x)
+    found = [entry.scores for entry in stats.entries if entry.name == name and entry.scores is not None]
+    assert found, f'{name} reports no scores'
+    return torch.cat([scores.float().flatten() for scores in found])
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A dynamic network as the checks see it; small, for each is run some hundred times.
+
+    Attributes:
+        model: Config or function that builds it; its weights are made random.
+        reference: The same for its dense reference, the static network with its keys.
+        shape: Of the input, (B, C, H, W) with B >= 2.
+        odd: (H, W) of another input, odd numbers.
+        inputs: Shape -> what the model is called with.
+        vary: ``vary(model, x)`` makes the model, in evaluation mode, decide differently for samples (and places) of x.
+        select: ``select(model, kind)`` switches everything on (``'all'``), off (``'none'``), or back (``'learned'``).
+        exceptions: Check -> why it does not apply.
+    """
+
+    model: Mapping[str, Any] | Callable[[], nn.Module]
+    reference: Mapping[str, Any] | Callable[[], nn.Module]
+    shape: tuple[int, ...] = (3, 3, 32, 32)
+    odd: tuple[int, int] = (35, 27)
+    inputs: Callable[[tuple[int, ...]], Any] = pictures
+    vary: Callable[[nn.Module, Any], None] = spread_decisions
+    select: Callable[[nn.Module, str], Any] = dynamic.set_policy
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def odd_shape(self) -> tuple[int, ...]:
+        """Shape of the input of odd size."""
+        return (*self.shape[:2], *self.odd)
+
+
+def build(what: Mapping[str, Any] | Callable[[], nn.Module]) -> nn.Module:
+    """The network of a config, or of a function, with the same random weights each time."""
+    torch.manual_seed(0)
+    net = what() if callable(what) else MODELS.build(dict(what))
+    randomise(net)
+    return net.eval()
+
+
+@lru_cache(maxsize=4)
+def _varied(case: Case, shape: tuple[int, ...]) -> nn.Module:
+    net = build(case.model)
+    case.vary(net, case.inputs(shape))
+    return net
+
+
+def varied(case: Case, odd: bool = False) -> tuple[nn.Module, Any]:
+    """The network of ``case`` that decides differently for the samples of the input that comes with it."""
+    shape = case.odd_shape if odd else case.shape
+    return copy.deepcopy(_varied(case, shape)), case.inputs(shape)
+
+
+def tensors(out: Any) -> list[Tensor]:
+    """All tensors of what a network returned: nested tuples, lists and dicts."""
+    if isinstance(out, Tensor):
+        return [out]
+    parts = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+@torch.no_grad()
+def run(net: nn.Module, execution: str, x: Any) -> list[Tensor]:
+    """Copies of what ``net`` returns under an execution."""
+    return [tensor.clone() for tensor in tensors(dynamic.set_execution(net, execution)(x))]
+
+
+def difference(got: list[Tensor], want: list[Tensor]) -> float:
+    """Largest max|a - b| / max|b| of any pair.
+
+    Raises:
+        AssertionError: The numbers of tensors, or their shapes, differ.
+    """
+    shapes = [[tuple(tensor.shape) for tensor in side] for side in (got, want)]
+    assert shapes[0] == shapes[1] and shapes[0], f'tensors of {shapes[0]} are compared with {shapes[1]}'
+    pairs = zip(got, want, strict=True)
+    return max(float((a - b).abs().max()) / max(float(b.abs().max()), 1e-12) for a, b in pairs)
+
+
+def _equal(got: list[Tensor], want: list[Tensor], tolerance: float, what: str) -> None:
+    gap = difference(got, want)
+    assert gap <= tolerance, f'{what}: they differ by {gap:.2e} of max|y|, more than {tolerance:g}'
+
+
+def policy_keys(net: nn.Module) -> set[str]:
+    """Keys of the state dict that lie in a module with ``is_policy``."""
+    policies = tuple(f'{name}.' for name, module in net.named_modules() if getattr(module, 'is_policy', False))
+    return {key for key in net.state_dict() if key.startswith(policies)}
+
+
+def check_dense(case: Case) -> None:
+    """Everything on is the dense reference, in all three executions."""
+    net, x = build(case.model), case.inputs(case.shape)
+    reference = build(case.reference)
+    policy = policy_keys(net)
+    reference.load_state_dict({key: value for key, value in net.state_dict().items() if key not in policy})
+    want = [tensor.clone() for tensor in tensors(reference(x))]
+    _equal(run(net, 'dense', x), want, EXACT, 'dense execution and the dense reference')
+    case.select(net, 'all')
+    for execution in ('masked', 'sparse'):
+        _equal(run(net, execution, x), want, EXACT, f'{execution} execution with everything on and the dense reference')
+
+
+def check_keys(case: Case) -> None:
+    """Keys and shapes of the state dict are the reference's and the policy's."""
+    net = build(case.model)
+    policy = policy_keys(net)
+    got = {key: tuple(value.shape) for key, value in net.state_dict().items() if key not in policy}
+    want = {key: tuple(value.shape) for key, value in build(case.reference).state_dict().items()}
+    wrong = sorted({item[0] for item in got.items() ^ want.items()})
+    assert not wrong, f'keys or shapes that differ from the dense reference and are no policy (is_policy): {wrong[:5]}'
+
+
+def _agree(case: Case, odd: bool) -> None:
+    net, x = varied(case, odd)
+    before = [tensor.clone() for tensor in tensors(x)]
+    dense, masked = run(net, 'dense', x), run(net, 'masked', x)
+    with dynamic.record(net) as stats:
+        sparse = run(net, 'sparse', x)
+    _equal(sparse, masked, CLOSE, 'sparse and masked execution')
+    assert all(torch.equal(a, b) for a, b in zip(tensors(x), before, strict=True)), 'the input was overwritten'
+    assert difference(masked, dense) > CLOSE, 'what was decided changes nothing: the case tests nothing'
+    spread = max(float((entry.density - entry.density[0]).abs().max()) for entry in stats.entries)
+    assert spread > 0, 'all samples have one density: the case must make them decide differently'
+
+
+def check_sparse(case: Case) -> None:
+    """Masked equals sparse in evaluation where the samples of a batch decide differently."""
+    _agree(case, odd=False)
+
+
+def check_odd_size(case: Case) -> None:
+    """The same at an odd input size."""
+    _agree(case, odd=True)
+
+
+def check_samples(case: Case) -> None:
+    """A sample gets the same in a batch as alone."""
+    net, x = varied(case)
+    whole = run(net, 'sparse', x)
+    for i in range(2):
+        alone = run(net, 'sparse', x[i : i + 1])
+        # what is computed for a batch of one may be rounded differently
+        _equal([tensor[i : i + 1] for tensor in whole], alone, CLOSE, f'sample {i} in a batch and alone')
+
+
+def check_selections(case: Case) -> None:
+    """Masked equals sparse, and the reported multiply-adds are right, with everything on and with nothing on."""
+    net, x = varied(case)
+    for kind in ('all', 'none'):
+        case.select(net, kind)
+        _equal(run(net, 'sparse', x), run(net, 'masked', x), CLOSE, f'sparse and masked execution, {kind} on')
+        _counted(net, x)
+
+
+def _counted(net: nn.Module, x: Any) -> float:
+    """Executed multiply-adds a sample in sparse execution, after comparing them with what is reported."""
+    dynamic.set_execution(net, 'sparse')
+    with dynamic.record(net) as stats, torch.no_grad():
+        net(x)
+    total = dynamic.network_macs(net, lambda: run_once(net, x), stats.samples)
+    executed = count_macs(net, lambda: run_once(net, x)).get('', 0) / stats.samples
+    reported = float(total - stats.saved_macs())
+    assert abs(reported - executed) <= 0.01 * executed, f'{reported:.0f} MACs reported, {executed:.0f} executed'
+    return executed
+
+
+@torch.no_grad()
+def run_once(net: nn.Module, x: Any) -> None:
+    """Run without gradients."""
+    net(x)
+
+
+def check_macs(case: Case) -> None:
+    """Reported multiply-adds are those that are executed, within 1 %, and fewer than the dense network's."""
+    net, x = varied(case)
+    executed = _counted(net, x)
+    total = dynamic.network_macs(net, lambda: run_once(net, x), len(tensors(x)[0]))
+    assert executed < 0.97 * total, f'{executed:.0f} of {total:.0f} MACs are executed: nothing is saved'
+
+
+def check_budget(case: Case) -> None:
+    """A lower budget executes fewer multiply-adds."""
+    net, x = varied(case)
+    floor = dynamic.calibrate(net, [x]).shares[-1]
+    budgets = [floor + (1 - floor) * part for part in (0.85, 0.5, 0.15)]
+    spent = []
+    for budget in budgets:
+        dynamic.set_budget(net, budget)
+        spent.append(_counted(net, x))
+    assert spent[0] > spent[1] > spent[2], f'budgets {budgets} execute {spent} MACs'
+
+
+def _loss(net: nn.Module, x: Any) -> Tensor:
+    """A loss that pulls at the outputs and at the costs."""
+    with dynamic.record(net) as stats:
+        out = tensors(net(x))
+    total: Any = sum(tensor.square().mean() for tensor in out)
+    return total - stats.saved_macs() * 1e-6
+
+
+def check_gradients(case: Case) -> None:
+    """Every parameter gets a finite gradient in training."""
+    net, x = build(case.model), case.inputs(case.shape)
+    dynamic.set_execution(net, 'masked').train()
+    torch.manual_seed(0)
+    _loss(net, x).backward()
+    trained = {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
+    missing = [name for name, grad in trained.items() if grad is None]
+    assert not missing, f'{len(missing)} parameters get no gradient: {missing[:5]}'
+    grads = {name: grad for name, grad in trained.items() if grad is not None}
+    broken = [name for name, grad in grads.items() if not grad.isfinite().all()]
+    assert not broken, f'gradients that are not finite: {broken[:5]}'
+    policies = [grad for name, grad in grads.items() if name in policy_keys(net)]
+    assert not policies or any(bool(grad.abs().sum() > 0) for grad in policies), 'no gradient reaches the policy'
+
+
+def check_copies(case: Case) -> None:
+    """A deep copy and an unpickled one compute the same."""
+    net, x = varied(case)
+    want = run(net, 'sparse', x)
+    _equal(run(copy.deepcopy(net), 'sparse', x), want, EXACT, 'a deep copy and the network')
+    _equal(run(pickle.loads(pickle.dumps(net)), 'sparse', x), want, EXACT, 'an unpickled copy and the network')
+
+
+def check_bf16(case: Case) -> None:
+    """bfloat16 in, finite bfloat16 out, masked and sparse."""
+    net, x = varied(case)
+    low = net.bfloat16()
+    for execution in ('masked', 'sparse'):
+        out = run(low, execution, x.bfloat16())
+        kinds = {str(tensor.dtype) for tensor in out}
+        assert kinds == {'torch.bfloat16'}, f'{execution} execution in bfloat16 gives {", ".join(sorted(kinds))}'
+        assert all(tensor.isfinite().all() for tensor in out), f'{execution} execution in bfloat16 is not finite'
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    name.removeprefix('check_'): value for name, value in list(globals().items()) if name.startswith('check_')
+}
+
+
+def check(case: Case, name: str) -> None:
+    """Run one check.
+
+    Args:
+        case: The network.
+        name: A key of ``CHECKS``.
+
+    Raises:
+        AssertionError: The network does not keep the promise; the message says which and by how much.
+        ValueError: An unknown check, or an exception without a reason.
+    """
+    unknown = sorted({name, *case.exceptions} - {*CHECKS, 'ddp'})
+    if unknown:
+        raise ValueError(f'unknown conformance check {", ".join(unknown)}; known: {", ".join(CHECKS)}, ddp')
+    if not all(case.exceptions.values()):
+        raise ValueError('each exception from a conformance check needs its reason')
+    if name not in case.exceptions:
+        CHECKS[name](case)
+
+
+def pairs(table: Mapping[str, Case]) -> Iterator[tuple[str, str]]:
+    """(label, check) of all that apply."""
+    return ((label, name) for label, case in table.items() for name in CHECKS if name not in case.exceptions)
+
+
+def check_ddp(table: str, processes: int = 2) -> None:
+    """Training steps in several processes over gloo, without ``find_unused_parameters``, for a whole table at once.
+
+    Args:
+        table: ``'module:NAME'`` of a mapping label -> :class:`Case`, which each process imports.
+        processes: Their number.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: A network fails; the message names it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_train, (table, processes, os.path.join(folder, 'meet')), processes)
+
+
+def _train(rank: int, table: str, processes: int, meeting: str) -> None:
+    torch.set_num_threads(1)
+    module, _, name = table.partition(':')
+    cases: Mapping[str, Case] = getattr(import_module(module), name)
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{meeting}', rank=rank, world_size=processes, timeout=timedelta(minutes=5)
+    )
+    for label, case in cases.items():
+        if 'ddp' not in case.exceptions:
+            try:
+                _steps(case, rank)
+            except Exception as error:
+                raise RuntimeError(f'{label}: {error}') from error
+    torch.distributed.barrier()
+    os._exit(0)  # without the teardown, in which gloo's threads may abort
+
+
+def _steps(case: Case, rank: int) -> None:
+    net = dynamic.set_execution(build(case.model), 'masked').train()
+    wrapped = nn.parallel.DistributedDataParallel(net)
+    torch.manual_seed(rank)
+    for _ in range(2):  # the second step fails where a parameter of the first got no gradient
+        with dynamic.record(net) as stats:
+            out = tensors(wrapped(case.inputs(case.shape)))
+        net.zero_grad()
+        total: Any = sum(tensor.square().mean() for tensor in out)
+        (total - stats.saved_macs() * 1e-6).backward()
+    mine = torch.stack([p.grad.double().sum() for p in net.parameters() if p.grad is not None])
+    theirs = mine.clone()
+    torch.distributed.broadcast(theirs, 0)
+    assert torch.allclose(mine, theirs, rtol=1e-6, equal_nan=True), 'the processes have different gradients'
