@@ -34,6 +34,8 @@ TYPES: dict[str, dict[str, str]] = {
         'LASNet': '.models.spatial.lasnet',
         'SBNet': '.models.spatial.sbnet',
         'SegBlocks': '.models.spatial.segblocks',
+        'SACT': '.models.spatial.sact',
+        'SFSI': '.models.spatial.sfsi',
         'ResNet': '.models.image.resnet',
         'RANet': '.models.resolution.ranet',
         'RegNet': '.models.image.regnet',

@@ -5,7 +5,7 @@ Each takes a :class:`Situation` and gives a scalar; a method's loss is a weighte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ class Situation:
         densities: Mean density of each dynamic module, differentiable scalars.
         target: The budget, a share in (0, 1].
         slack: 0 binds every module to the target, 1 leaves it free (annealed in training).
+        ponders: Mean ponder cost of each module that halts, differentiable scalars.
     """
 
     share: Tensor
@@ -29,6 +30,7 @@ class Situation:
     densities: list[Tensor]
     target: float
     slack: float = 1.0
+    ponders: Sequence[Tensor] = ()
 
 
 def gap(s: Situation) -> Tensor:
@@ -58,7 +60,24 @@ def ratios(s: Situation) -> Tensor:
     return torch.stack(s.densities).sum()
 
 
-LOSSES: dict[str, Callable[[Situation], Tensor]] = {'gap': gap, 'bounds': bounds, 'hinge': hinge, 'ratios': ratios}
+def ponder(s: Situation) -> Tensor:
+    """Sum of the stages' mean ponder costs: SACT (Figurnov et al., CVPR 2017, section 3). Its weight is the knob.
+
+    Raises:
+        ValueError: No module of the model halts.
+    """
+    if not s.ponders:
+        raise ValueError("budget loss 'ponder' is for networks that halt, such as eff_plugins.SACT; use 'gap' here")
+    return torch.stack(list(s.ponders)).sum()
+
+
+LOSSES: dict[str, Callable[[Situation], Tensor]] = {
+    'gap': gap,
+    'bounds': bounds,
+    'hinge': hinge,
+    'ratios': ratios,
+    'ponder': ponder,
+}
 
 
 def budget_loss(terms: dict[str, float], situation: Situation) -> dict[str, Tensor]:
@@ -69,9 +88,14 @@ def budget_loss(terms: dict[str, float], situation: Situation) -> dict[str, Tens
         situation: What the forward pass recorded.
 
     Raises:
-        ValueError: An unknown loss.
+        ValueError: An unknown loss, or one that has no gradient because the network halts by a threshold.
     """
     unknown = sorted(set(terms) - set(LOSSES))
     if unknown:
         raise ValueError(f'unknown budget loss {", ".join(unknown)}; known: {", ".join(LOSSES)}')
+    useless = sorted(set(terms) - {'ponder'})
+    if useless and situation.ponders and not situation.share.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f'budget loss {", ".join(useless)} has no gradient in a network that halts by a threshold; use losses=dict(ponder=...)'
+        )
     return {f'loss_budget_{name}': weight * LOSSES[name](situation) for name, weight in terms.items()}

@@ -31,6 +31,7 @@ class Entry:
         least_macs: What sparse execution spends at least on a sample, policy included; None: the policy's part alone.
         masked_macs: What masked execution spends on a sample, or (B,) on each; None: ``dense_macs`` and the policy's part.
         log_prob: Log-probabilities of the decisions, differentiable, where a policy is trained by reward; else None.
+        ponder: (B,) mean ponder cost of the positions, differentiable, of a module that halts; or None.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     least_macs: float | None = None
     masked_macs: float | Tensor | None = None
     log_prob: Tensor | None = None
+    ponder: Tensor | None = None
 
     @property
     def floor_macs(self) -> float:
@@ -89,6 +91,10 @@ class Stats:
             network_macs: Of the dense network for one sample of this size.
         """
         return 1 - self.saved_macs() / network_macs
+
+    def ponders(self) -> list[Tensor]:
+        """Mean ponder cost of each call of a module that halts."""
+        return [entry.ponder.mean() for entry in self.entries if entry.ponder is not None]
 
     def densities(self) -> dict[str, Tensor]:
         """Module -> mean density over its samples."""

@@ -79,33 +79,48 @@ class SpatialGate(DynamicModule):
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
     ) -> None:
-        units = block.units()
         mask = spread(on, (self.patch, self.patch), sizes[-1])
-        density = mask.flatten(1).mean(1)
-        whole = None  # in training what is decided counts, in evaluation what is executed
-        if not self.training and 0 < float(density.mean()) < 1:
-            self.rows.prepared(block)
-            whole = self.rows.computes_whole
-        dense, macs = 0.0, torch.zeros_like(density)
-        for i in reversed(range(len(units))):
-            a_position = float(units[i].conv.weight.numel())  # type: ignore[operator, union-attr]
-            places = sizes[i + 1][0] * sizes[i + 1][1]
-            dense += places * a_position
-            rows = mask.flatten(1).sum(1)
-            if whole is not None and whole(i, sizes[i], float(rows.sum()) / (places * len(x))):
-                rows = torch.full_like(rows, places)
-            macs = macs + rows * a_position
-            mask = spread_needed(mask, units[i].conv, sizes[i])
+        dense, macs = branch_macs(block, sizes, mask, None if self.training else self.rows)
         policy = self._policy_macs(self.masker, tuple(x.shape[1:]))
         emit(
             self,
             dense_macs=dense,
             macs=macs + policy,
             policy_macs=policy,
-            density=density,
+            density=mask.flatten(1).mean(1),
             mask=on.detach(),
             scores=scores.detach(),
         )
+
+
+def branch_macs(
+    block: ResidualBlock, sizes: list[tuple[int, int]], mask: Tensor, executor: RowExecutor | None
+) -> tuple[float, Tensor]:
+    """Multiply-adds of a block's branch for one sample, and (B,) those of computing it where ``mask`` is on; differentiable.
+
+    Args:
+        block: The block.
+        sizes: Of its layers; see :func:`layer_sizes`.
+        mask: (B, 1, H', W') in {0, 1}, the positions of its output.
+        executor: What runs the branch: in evaluation what it executes counts, layers that it computes whole included. None
+            counts what is decided, for training.
+    """
+    units = block.units()
+    whole = None
+    if executor is not None and 0 < float(mask.mean()) < 1:
+        executor.prepared(block)
+        whole = executor.computes_whole
+    dense, macs = 0.0, torch.zeros_like(mask[:, 0, 0, 0])
+    for i in reversed(range(len(units))):
+        a_position = float(units[i].conv.weight.numel())  # type: ignore[operator, union-attr]
+        places = sizes[i + 1][0] * sizes[i + 1][1]
+        dense += places * a_position
+        rows = mask.flatten(1).sum(1)
+        if whole is not None and whole(i, sizes[i], float(rows.sum()) / (places * len(mask))):
+            rows = torch.full_like(rows, places)
+        macs = macs + rows * a_position
+        mask = spread_needed(mask, units[i].conv, sizes[i])
+    return dense, macs
 
 
 _local = threading.local()
@@ -131,10 +146,14 @@ class RowExecutor(nn.Module):
     The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight of a convolution changes in
     place or the model switches between training and evaluation: some tools swap weights behind autograd's back (an
     average of weights for evaluation), but they switch to evaluation mode after that.
+
+    Args:
+        summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summed: bool = True) -> None:
         super().__init__()
+        self.summed = summed
         self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self._forget()
 
@@ -206,6 +225,19 @@ class RowExecutor(nn.Module):
         run_rows(x, plain, rows, out)
         return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
 
+    @torch.no_grad()
+    def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        size = (x.shape[2], x.shape[3])
+        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
+        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        plan = plan_rows(on, (1, 1), chain, size)
+        if plan[-1].numel():
+            self._run_branch(x, chain, plan, out)
+        return out
+
     def _run_branch(self, x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
         """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
         sizes = chain.sizes((x.shape[2], x.shape[3]))
@@ -246,7 +278,7 @@ class RowExecutor(nn.Module):
         if self._chain is None or self._versions != [weight._version for weight in self._weights]:
             units = block.units()
             acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
-            if acts[-1] not in _IDEMPOTENT:
+            if not self.summed or acts[-1] not in _IDEMPOTENT:
                 acts[-1] = None  # applied to the whole map afterwards
             self._shortcut = _shortcut_rows(block)
             self._units = [_with_act(unit) for unit in units]

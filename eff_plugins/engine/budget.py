@@ -120,7 +120,8 @@ class BudgetHook(Hook):
         densities = list(stats.densities().values())
         floor = 1 - sum(entry.dense_macs - entry.floor_macs for entry in stats.entries) / network
         share = stats.share(network)
-        situation = Situation(share, floor, densities, self.budget, self.slack(self.progress))
+        slack = self.slack(self.progress)
+        situation = Situation(share, floor, densities, self.budget, slack, stats.ponders())
         hub = runner.message_hub
         hub.update_scalar('train/budget_share', float(share.detach()))
         hub.update_scalar('train/budget_density', float(torch.stack(densities).mean().detach()))

@@ -5,14 +5,22 @@ A label starts with the type; what follows names the host, where there is more t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from eff_plugins import dynamic
 from eff_plugins.compat import MissingExtraError
 from eff_plugins.dynamic.module import DynamicModule
+from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
 from eff_plugins.registry import TYPES
-from eff_plugins.testing.conformance import Case
+from eff_plugins.testing.conformance import Case, spread_decisions
+
+Vary = Callable[[nn.Module, Any], None]
 
 
 def dynamic_types() -> set[str]:
@@ -28,7 +36,25 @@ def dynamic_types() -> set[str]:
     return found
 
 
-def on_resnet(kind: str, host: dict | None = None, **options: Any) -> Case:
+@torch.no_grad()
+def spread_pixels(model: nn.Module, x: Any) -> None:
+    """``spread_decisions`` after each policy's scores got median 0 and deviation 1; random weights alone let all halt at once."""
+
+    def standardise(masker: PixelMasker, args: Any, out: Tensor) -> Tensor:
+        middle, width = out.median(), out.std()
+        masker.conv.weight /= width
+        masker.fc.weight /= width
+        masker.fc.bias.copy_((masker.fc.bias - middle) / width)
+        return (out - middle) / width
+
+    handles = [m.register_forward_hook(standardise) for m in model.modules() if isinstance(m, PixelMasker)]
+    dynamic.set_execution(model, 'masked')(x)
+    for handle in handles:
+        handle.remove()
+    spread_decisions(model, x)
+
+
+def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions, **options: Any) -> Case:
     """A method on a narrow ResNet of the given arguments, ResNet-50 by default."""
     arguments = {'depth': 50, 'base_channels': 8, **(host or {})}
     return Case(
@@ -36,15 +62,25 @@ def on_resnet(kind: str, host: dict | None = None, **options: Any) -> Case:
         dict(type='eff_plugins.ResNet', **arguments),
         shape=(3, 3, 104, 97),
         odd=(131, 97),
+        vary=vary,
     )
 
 
-def on(kind: str, backbone: dict, shape: tuple[int, ...], odd: tuple[int, int], **options: Any) -> Case:
+def on(
+    kind: str,
+    backbone: dict,
+    shape: tuple[int, ...],
+    odd: tuple[int, int],
+    vary: Vary = spread_decisions,
+    **options: Any,
+) -> Case:
     """A method on any backbone of the suite."""
-    return Case(dict(type=f'eff_plugins.{kind}', backbone=backbone, **options), backbone, shape, odd)
+    return Case(dict(type=f'eff_plugins.{kind}', backbone=backbone, **options), backbone, shape, odd, vary=vary)
 
 
-CIFAR: dict[str, Any] = dict(backbone=dict(type='eff_plugins.CifarResNet', depth=14), shape=(3, 3, 32, 32), odd=(29, 35))
+CIFAR: dict[str, Any] = dict(
+    backbone=dict(type='eff_plugins.CifarResNet', depth=14), shape=(3, 3, 32, 32), odd=(29, 35)
+)
 MOBILE: dict[str, Any] = dict(
     backbone=dict(
         type='eff_plugins.InvertedResidualNet',
@@ -71,4 +107,10 @@ DYNAMIC: dict[str, Case] = {
     'LayerSkip': on_resnet('LayerSkip'),
     'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71)),
     'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE),
+    'SACT': on_resnet('SACT', vary=spread_pixels),
+    'SACT on CifarResNet': on('SACT', **CIFAR, vary=spread_pixels),
+    'SACT on InvertedResidualNet': on('SACT', **MOBILE, vary=spread_pixels),
+    'SFSI': on_resnet('SFSI', vary=spread_pixels, window=5),
+    'SFSI on CifarResNet': on('SFSI', **CIFAR, vary=spread_pixels, window=5, grid=4),
+    'SFSI on InvertedResidualNet': on('SFSI', **MOBILE, vary=spread_pixels, window=3, grid=4),
 }

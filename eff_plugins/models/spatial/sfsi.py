@@ -1,0 +1,158 @@
+"""SFSI: Xie et al., "Spatially Adaptive Inference with Stochastic Feature Sampling and Interpolation", ECCV 2020.
+
+Written from the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.policies import Decide
+from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.dynamic.residual import ResidualBlock
+from eff_plugins.dynamic.skip import input_channels
+from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, check_rows, layer_sizes
+from eff_plugins.models.spatial.dynconv import PixelMasker
+from eff_plugins.models.spatial.host import hosted, stages_of
+from eff_plugins.models.spatial.lasnet import stride_of
+from eff_plugins.ops.rows import RowConv, run_rows
+
+_LEAST = 1e-12  # sum of weights below which there is nothing to interpolate from
+
+
+class Kernel(nn.Module):
+    """Weights of the samples around a position, ``exp(-(inverse_width * distance)^2 / 2)``: -> (1, 1, window, window).
+
+    Args:
+        window: Side in positions, odd.
+    """
+
+    is_policy = True
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.inverse_width = nn.Parameter(torch.ones(()))
+
+    def forward(self) -> Tensor:
+        steps = torch.arange(self.window, device=self.inverse_width.device) - self.window // 2
+        distance = (steps[:, None] ** 2 + steps**2).to(self.inverse_width.dtype)
+        return torch.exp(-(self.inverse_width**2) * distance / 2)[None, None]
+
+
+class InterpolatingGate(DynamicModule):
+    """Computes the branch of a residual block at sampled positions and interpolates it at all others.
+
+    An interpolated value is the mean of the samples in a window, weighted by their distance; without a sample there it
+    is 0. A regular grid of positions is always sampled.
+
+    Args:
+        block: The block that this gate will run, to be checked; it is not kept.
+        window: Side of the window, odd.
+        grid: Distance between the grid's positions.
+
+    Raises:
+        TypeError: The block's branch is no chain of plain convolutions with foldable normalisation.
+    """
+
+    def __init__(self, block: ResidualBlock, window: int, grid: int) -> None:
+        super().__init__()
+        check_rows(block)
+        self.masker = PixelMasker(input_channels(block), stride_of(block))
+        self.kernel = Kernel(window)
+        self.grid = grid
+        self.decide = Decide()
+        self.rows = RowExecutor(summed=False)
+        self._policy_macs = MacsOf()
+        self._grids: dict[tuple[int, int], Tensor] = {}
+
+    def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """The block's output for its input ``x`` (B, C, H, W)."""
+        self.check_execution()
+        if self.execution == 'dense':
+            return block.run(x)
+        scores = self.masker(x)
+        grid = self.grid_of((scores.shape[2], scores.shape[3])).to(scores)
+        on = self.decide(scores)
+        on = on + grid * (1 - on)
+        kernel = self.kernel()
+        weight = F.conv2d(on, kernel, padding=kernel.shape[-1] // 2)
+        share = (1 - on) / weight.clamp(min=_LEAST)
+        if self.execution == 'masked':
+            sampled = block.run_branch(x) * on
+            around = F.conv2d(
+                sampled,
+                kernel.expand(sampled.shape[1], -1, -1, -1),
+                None,
+                1,
+                kernel.shape[-1] // 2,
+                1,
+                sampled.shape[1],
+            )
+        else:
+            sampled = self.rows.branch(block, x, on > 0)
+            around = self._around(sampled, kernel, (on == 0).flatten().nonzero().flatten().int())
+        if recording():
+            self._report(block, x, scores, on, sampled.shape[1])
+        return block.merge(block.run_shortcut(x), sampled + around * share)
+
+    def grid_of(self, size: tuple[int, int]) -> Tensor:
+        """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
+        if size not in self._grids:
+            rows, columns = (torch.arange(n) % self.grid == min(self.grid, n) // 2 for n in size)
+            self._grids[size] = (rows[:, None] & columns)[None, None].float()
+        return self._grids[size]
+
+    @torch.no_grad()
+    def _around(self, sampled: Tensor, kernel: Tensor, rows: Tensor) -> Tensor:
+        """Weighted sums of the samples around the listed positions, zero elsewhere."""
+        channels, half = sampled.shape[1], kernel.shape[-1] // 2
+        out = torch.zeros_like(sampled)
+        if rows.numel():
+            weight = kernel.detach().expand(channels, -1, -1, -1)
+            conv = RowConv(weight, weight.new_zeros(channels), padding=(half, half), groups=channels)
+            run_rows(sampled, conv, rows, out)
+        return out
+
+    def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor, channels: int) -> None:
+        sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
+        dense, macs = branch_macs(block, sizes, on, None if self.training else self.rows)
+        window, positions = self.kernel.window**2, scores[0].numel()
+        policy = self._policy_macs(self.masker, tuple(x.shape[1:])) + window * positions
+        emit(
+            self,
+            dense_macs=dense,
+            macs=macs + policy + window * channels * (1 - on).flatten(1).sum(1),
+            policy_macs=policy + window * channels * positions,
+            density=on.flatten(1).mean(1),
+            mask=on.detach(),
+            scores=scores.detach(),
+        )
+
+
+@hosted
+def SFSI(network: nn.Module, window: int = 7, grid: int = 11) -> nn.Module:
+    """Residual blocks computed at sampled positions and interpolated between them.
+
+    Train with ``BudgetHook(losses=dict(ratios=weight))`` as the paper does (0.02 to 0.2), or towards a budget.
+
+    Args:
+        network: The host.
+        window: Side of the interpolation's window in positions of a block's output, odd (the released configs: 7).
+        grid: Distance between positions that are always sampled (the released configs: 11).
+
+    Raises:
+        ValueError: A window that is even or below 3, or a grid below 1.
+        TypeError: A residual block that cannot be computed in part; the message says why.
+    """
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f'window={window} must be odd and at least 3')
+    if grid < 1:
+        raise ValueError(f'grid={grid} must be at least 1, the distance between positions that are always sampled')
+    for blocks, _ in stages_of(network, 1):
+        for block in blocks:
+            block.dynamic = InterpolatingGate(block, window, grid)
+    return network

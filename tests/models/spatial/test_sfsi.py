@@ -1,0 +1,67 @@
+"""SFSI's interpolation, position by position."""
+
+import math
+
+import pytest
+import torch
+
+from eff_plugins import dynamic
+from eff_plugins.models.image.cifar_resnet import CifarResNet
+from eff_plugins.models.spatial.sfsi import SFSI
+from eff_plugins.testing.conformance import build
+
+
+def gate(window=5, grid=4):
+    net = build(lambda: SFSI(CifarResNet(8), window=window, grid=grid))
+    block = net.stages[0][0]
+    block.dynamic.kernel.inverse_width.data.fill_(0.7)
+    block.dynamic.decide.threshold = 0.5
+    return block
+
+
+@pytest.mark.parametrize('execution', ['masked', 'sparse'])
+def test_values_between_samples_are_their_weighted_mean(execution):
+    block = gate()
+    x = torch.randn(2, 16, 9, 7).relu()
+    dynamic.set_execution(block, execution)
+    with torch.no_grad(), dynamic.record(block) as stats:
+        out = block(x.clone())
+        branch = block.run_branch(x)
+    on = stats.entries[0].mask[:, 0] > 0
+    assert 0.1 < float(on.float().mean()) < 0.9
+    want = torch.zeros_like(branch)
+    for i in range(2):
+        for y in range(9):
+            for z in range(7):
+                near = [(a, b) for a in range(9) for b in range(7) if on[i, a, b] and max(abs(a - y), abs(b - z)) <= 2]
+                if on[i, y, z]:
+                    near = [(y, z)]
+                weights = [math.exp(-(0.7**2) * ((a - y) ** 2 + (b - z) ** 2) / 2) for a, b in near]
+                total = sum(w * branch[i, :, a, b] for w, (a, b) in zip(weights, near, strict=True))
+                want[i, :, y, z] = total / sum(weights) if near else 0.0
+    torch.testing.assert_close(out, (x + want).relu(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_grid_is_sampled_even_where_nothing_else_is():
+    block = dynamic.set_policy(gate(), 'none')
+    with torch.no_grad(), dynamic.record(dynamic.set_execution(block, 'sparse')) as stats:
+        block(torch.randn(1, 16, 9, 7))
+    where = stats.entries[0].mask[0, 0].nonzero().tolist()
+    assert where == [[2, 2], [2, 6], [6, 2], [6, 6]]
+    assert block.dynamic.grid_of((1, 3)).sum() == 1
+
+
+def test_the_width_is_learned():
+    block = dynamic.set_execution(gate(), 'masked').train()
+    torch.manual_seed(0)
+    block(torch.randn(2, 16, 9, 7).relu()).square().mean().backward()
+    assert abs(float(block.dynamic.kernel.inverse_width.grad)) > 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [(dict(window=4), 'window=4 must be odd'), (dict(window=1), 'window=1'), (dict(grid=0), 'grid=0 must be')],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SFSI(CifarResNet(8), **options)
