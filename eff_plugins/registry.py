@@ -34,6 +34,7 @@ TYPES: dict[str, dict[str, str]] = {
         'LASNet': '.models.spatial.lasnet',
         'SBNet': '.models.spatial.sbnet',
         'SegBlocks': '.models.spatial.segblocks',
+        'LCCL': '.models.spatial.lccl',
         'SACT': '.models.spatial.sact',
         'SFSI': '.models.spatial.sfsi',
         'ResNet': '.models.image.resnet',

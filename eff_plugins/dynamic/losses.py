@@ -96,6 +96,7 @@ def budget_loss(terms: dict[str, float], situation: Situation) -> dict[str, Tens
     useless = sorted(set(terms) - {'ponder'})
     if useless and situation.ponders and not situation.share.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            f'budget loss {", ".join(useless)} has no gradient in a network that halts by a threshold; use losses=dict(ponder=...)'
+            f'budget loss {", ".join(useless)} has no gradient in a network that halts by a threshold; '
+            'use losses=dict(ponder=...)'
         )
     return {f'loss_budget_{name}': weight * LOSSES[name](situation) for name, weight in terms.items()}

@@ -111,6 +111,26 @@ def quantile_knobs(values: Tensor, quantiles: tuple[float, ...]) -> list[Knob]:
     return [float(values.min()) - margin, *map(float, inner), float(values.max()) + margin]
 
 
+class HardDecide(Decide):
+    """As :class:`Decide`, but learned decisions are ``score > threshold`` in training, too.
+
+    For scores that are weights, not negative, and get their gradient elsewhere. A weight of 0 is never worth computing:
+    thresholds below 0 count as 0.
+
+    Args:
+        threshold: At the start.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, scores: Tensor) -> Tensor:
+        if self.kind == 'learned':
+            return (scores > max(self.threshold, 0.0)).to(scores.dtype)
+        return super().forward(scores)
+
+
 def random_decisions(scores: Tensor, density: float) -> Tensor:
     """Switch on ``density`` of each sample's n decisions, without looking at the scores.
 

@@ -261,8 +261,9 @@ def check_macs(case: Case) -> None:
 def check_budget(case: Case) -> None:
     """A lower budget executes fewer multiply-adds."""
     net, x = varied(case)
-    floor = dynamic.calibrate(net, [x]).shares[-1]
-    budgets = [floor + (1 - floor) * part for part in (0.85, 0.5, 0.15)]
+    shares = dynamic.calibrate(net, [x]).shares
+    top, floor = min(shares[0], 1.0), shares[-1]
+    budgets = [floor + (top - floor) * part for part in (0.85, 0.5, 0.15)]
     spent = []
     for budget in budgets:
         dynamic.set_budget(net, budget)

@@ -17,6 +17,7 @@ from eff_plugins.compat import MissingExtraError
 from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
+from eff_plugins.models.spatial.lccl import Collaborator
 from eff_plugins.registry import TYPES
 from eff_plugins.testing.conformance import Case, spread_decisions
 
@@ -38,7 +39,7 @@ def dynamic_types() -> set[str]:
 
 @torch.no_grad()
 def spread_pixels(model: nn.Module, x: Any) -> None:
-    """``spread_decisions`` after each policy's scores got median 0 and deviation 1; random weights alone let all halt at once."""
+    """``spread_decisions`` after each policy's scores got median 0 and deviation 1; else all positions halt at once."""
 
     def standardise(masker: PixelMasker, args: Any, out: Tensor) -> Tensor:
         middle, width = out.median(), out.std()
@@ -52,6 +53,29 @@ def spread_pixels(model: nn.Module, x: Any) -> None:
     for handle in handles:
         handle.remove()
     spread_decisions(model, x)
+
+
+@torch.no_grad()
+def settle_collaborators(model: nn.Module, x: Any) -> None:
+    """Give all norms the statistics of x, and the layers beside the convolutions zeros at about half of the positions.
+
+    Without it the products of random layers grow, and rounding with them. The threshold stays at 0, where a score that
+    rounding moves across changes next to nothing.
+    """
+    dynamic.set_execution(model, 'masked')
+    for layer in model.modules():
+        if isinstance(layer, Collaborator):
+            layer.norm.bias.copy_(layer.norm.weight * (-1.0 if layer.norm.num_features > 1 else 0.0))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches, of which there is one
+        norm.train()
+    model(x)
+    for norm in norms:
+        norm.eval()
+        # a channel that is dead for x would be blown up elsewhere
+        norm.running_var.clamp_(min=float(norm.running_var.mean()))
 
 
 def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions, **options: Any) -> Case:
@@ -107,6 +131,9 @@ DYNAMIC: dict[str, Case] = {
     'LayerSkip': on_resnet('LayerSkip'),
     'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71)),
     'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE),
+    'LCCL': on_resnet('LCCL', vary=settle_collaborators),
+    'LCCL on CifarResNet': on('LCCL', **CIFAR, vary=settle_collaborators, kernel='pointwise'),
+    'LCCL on InvertedResidualNet': on('LCCL', **MOBILE, vary=settle_collaborators),
     'SACT': on_resnet('SACT', vary=spread_pixels),
     'SACT on CifarResNet': on('SACT', **CIFAR, vary=spread_pixels),
     'SACT on InvertedResidualNet': on('SACT', **MOBILE, vary=spread_pixels),

@@ -8,32 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
-from eff_plugins.dynamic.policies import Decide
+from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, check_rows, layer_sizes
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
-
-
-class GoOn(Decide):
-    """Weight that is left (B, 1, H, W) in [0, 1] -> where to go on: where more than ``threshold`` is left.
-
-    Unlike the base class it samples nothing in training: the gradient comes through the weights (section 3).
-
-    Args:
-        epsilon: The threshold at the start.
-    """
-
-    def __init__(self, epsilon: float) -> None:
-        super().__init__()
-        self.threshold = epsilon
-
-    def forward(self, scores: Tensor) -> Tensor:
-        if self.kind == 'learned':
-            return (scores > self.threshold).to(scores.dtype)
-        return super().forward(scores)
 
 
 class HaltingStage(DynamicModule):
@@ -58,7 +39,7 @@ class HaltingStage(DynamicModule):
             check_rows(block)
         # begins with a small score: the positions run through all blocks
         self.halting = nn.ModuleList(PixelMasker(input_channels(block), keep=-3.0) for block in blocks)
-        self.decide = GoOn(epsilon)
+        self.decide = HardDecide(epsilon)  # the gradient comes through the weights (section 3)
         self.rows = nn.ModuleList(RowExecutor() for _ in blocks)
         self._policy_macs = MacsOf()
         self._others = tuple(blocks[1:])  # a tuple: they stay children of the network alone

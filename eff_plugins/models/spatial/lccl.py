@@ -1,0 +1,155 @@
+"""LCCL: Dong et al., "More is Less: A More Complicated Network with Less Inference Complexity", CVPR 2017.
+
+Written from the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from eff_plugins.dynamic.module import DynamicModule
+from eff_plugins.dynamic.policies import HardDecide
+from eff_plugins.dynamic.recorder import emit, recording
+from eff_plugins.dynamic.residual import ResidualBlock
+from eff_plugins.dynamic.spatial import RowExecutor, check_rows
+from eff_plugins.models.spatial.host import hosted, stages_of
+from eff_plugins.ops.rows import RowConv, run_rows
+
+KERNELS = ('shared', 'pointwise')
+
+
+class Collaborator(nn.Module):
+    """The low-cost layer beside a convolution, with BatchNorm and ReLU: (B, C, H, W) -> (B, 1 or C', H', W'), not negative.
+
+    Args:
+        conv: The convolution.
+        kernel: ``'shared'``: one filter of the convolution's size for all its channels; ``'pointwise'``: a 1x1 convolution.
+    """
+
+    is_policy = True
+
+    def __init__(self, conv: nn.Conv2d, kernel: str) -> None:
+        super().__init__()
+        if kernel == 'shared':
+            spacing = (conv.stride, conv.padding, conv.dilation)
+            self.conv = nn.Conv2d(conv.in_channels, 1, conv.kernel_size, *spacing, bias=False)  # type: ignore[arg-type]
+        else:
+            self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=False)  # type: ignore[arg-type]
+        self.norm = nn.BatchNorm2d(self.conv.out_channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class CollaborativeGate(DynamicModule):
+    """Multiplies each convolution of a residual branch by its collaborator, and computes it where that is not zero.
+
+    A position is left out where all channels of the collaborator are at most the threshold, 0 unless a budget moves it.
+
+    Args:
+        block: The block that this gate will run; it is not kept.
+        kernel: See :class:`Collaborator`.
+
+    Raises:
+        TypeError: The block's branch is no chain of plain convolutions with foldable normalisation.
+    """
+
+    def __init__(self, block: ResidualBlock, kernel: str) -> None:
+        super().__init__()
+        check_rows(block)
+        layers = {}
+        for i, unit in enumerate(block.units()):
+            conv = unit.conv
+            assert isinstance(conv, nn.Conv2d)
+            # the layer beside a depthwise convolution, or a 1x1 one beside another, would cost as much as that
+            if conv.groups == 1 and (kernel == 'shared' or conv.kernel_size != (1, 1)):
+                layers[str(i)] = Collaborator(conv, kernel)
+        self.layers = nn.ModuleDict(layers)
+        self.decide = HardDecide(0.0)  # the gradient comes through the product
+        self.rows = RowExecutor(summed=False)
+
+    def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """The block's output for its input ``x`` (B, C, H, W)."""
+        self.check_execution()
+        if self.execution == 'dense':
+            return block.run(x)
+        convs = self.rows.prepared(block).convs if self.execution == 'sparse' else None
+        y, dense, policy = x, 0.0, 0.0
+        decided: list[tuple[Tensor, Tensor, float]] = []
+        for i, unit in enumerate(block.units()):
+            a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
+            if str(i) not in self.layers:
+                y = unit.run(y)
+                dense += a_position * y[0, 0].numel()
+                continue
+            layer = self.layers[str(i)]
+            factor = layer(y)
+            scores = factor.amax(1, keepdim=True)
+            on = self.decide(scores)
+            # a control that switches all on or off stands for the plain convolution, or none
+            factor = on if self.decide.kind in ('all', 'none') else factor * on
+            if convs is None:
+                y = unit.run(y) * factor
+            else:
+                y = self._where(y, convs[i], on) * factor
+            dense += a_position * on[0].numel()
+            policy += float(layer.conv.weight.numel() * on[0].numel())  # type: ignore[union-attr, operator]
+            decided.append((scores, on, a_position))
+        if recording():
+            self._report(dense, policy, decided)
+        return block.merge(block.run_shortcut(x), y)
+
+    @torch.no_grad()
+    def _where(self, x: Tensor, conv: RowConv, on: Tensor) -> Tensor:
+        """The convolution at the positions that are on, zero elsewhere."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        shape = (x.shape[0], conv.filters, *on.shape[2:])
+        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        rows = on.flatten().nonzero().flatten().int()
+        return run_rows(x, conv, rows, out) if rows.numel() else out
+
+    def _report(self, dense: float, policy: float, decided: list[tuple[Tensor, Tensor, float]]) -> None:
+        counts, saved = [], torch.zeros_like(decided[0][1][:, 0, 0, 0])
+        for scores, on, a_position in decided:
+            if self.training:  # what is counted has the gradient of a smooth step, for budget losses
+                step = torch.tanh(scores)
+                on = on.detach() + (step - step.detach())
+            counts.append(on.flatten(1))
+            saved = saved + a_position * (1 - counts[-1]).sum(1)
+        emit(
+            self,
+            dense_macs=dense,
+            macs=dense - saved + policy,
+            policy_macs=policy,
+            density=torch.cat(counts, 1).mean(1),
+            mask=decided[-1][1].detach(),
+            scores=torch.cat([scores.detach().flatten(1) for scores, _, _ in decided], 1),
+        )
+
+
+@hosted
+def LCCL(network: nn.Module, kernel: str = 'shared') -> nn.Module:
+    """Residual blocks whose convolutions are skipped where a low-cost layer beside them is zero.
+
+    Args:
+        network: The host.
+        kernel: ``'shared'``: one filter of the convolution's size for all its channels, so that positions are skipped as a
+            whole; ``'pointwise'``: a 1x1 convolution to all channels beside each larger convolution.
+
+    Raises:
+        ValueError: Another kernel, or no convolution that a collaborative layer is cheaper than.
+        TypeError: A residual block that cannot be computed in part; the message says why.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f'kernel={kernel!r} must be one of {", ".join(KERNELS)}')
+    for blocks, _ in stages_of(network, 1):
+        for block in blocks:
+            gate = CollaborativeGate(block, kernel)
+            if not gate.layers:
+                raise ValueError(
+                    f"kernel={kernel!r} is cheaper than no convolution of these blocks; use kernel='shared'"
+                )
+            block.dynamic = gate
+    return network

@@ -1,0 +1,48 @@
+"""LCCL against the product of the two layers."""
+
+import pytest
+import torch
+
+from eff_plugins import dynamic
+from eff_plugins.dynamic.losses import Situation, budget_loss
+from eff_plugins.models.image.cifar_resnet import CifarResNet
+from eff_plugins.models.spatial.lccl import LCCL
+from eff_plugins.testing.conformance import build
+from eff_plugins.testing.dynamic_types import MOBILE
+
+
+@pytest.mark.parametrize('kernel', ['shared', 'pointwise'])
+@pytest.mark.parametrize('execution', ['masked', 'sparse'])
+def test_a_block_is_the_product_of_both_layers(kernel, execution):
+    block = build(lambda: LCCL(CifarResNet(8), kernel=kernel)).stages[1][0]
+    x = torch.randn(2, 16, 9, 7).relu()
+    first, second = block.dynamic.layers['0'], block.dynamic.layers['1']
+    with torch.no_grad(), dynamic.record(dynamic.set_execution(block, execution)) as stats:
+        out = block(x.clone())
+        low = torch.relu(first.norm(first.conv(x)))
+        y = torch.relu(block.units()[0].norm(block.units()[0].conv(x))) * low
+        low_2 = torch.relu(second.norm(second.conv(y)))
+        y = block.units()[1].norm(block.units()[1].conv(y)) * low_2
+        want = torch.relu(block.run_shortcut(x) + y)
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
+    zero = torch.stack([(m.amax(1) == 0).flatten(1).float().mean(1) for m in (low, low_2)]).mean(0)
+    torch.testing.assert_close(stats.entries[0].density, 1 - zero)
+    assert low.shape[1] == (1 if kernel == 'shared' else 32)
+    assert kernel == 'pointwise' or 0.05 < float(zero.mean()) < 0.95
+
+
+def test_a_budget_loss_reaches_the_sparsity():
+    net = dynamic.set_execution(LCCL(CifarResNet(8)), 'masked').train()
+    with dynamic.record(net) as stats:
+        net(torch.randn(2, 3, 32, 32))
+    situation = Situation(stats.share(1e7), 0.1, list(stats.densities().values()), 0.2)
+    budget_loss(dict(ratios=1.0), situation)['loss_budget_ratios'].backward()
+    shifts = [m.norm.bias.grad for block in net.modules() if hasattr(block, 'layers') for m in block.layers.values()]
+    assert len(shifts) == 6 and all(float(grad) > 0 for grad in shifts)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="kernel='tiny' must be one of shared, pointwise"):
+        LCCL(CifarResNet(8), kernel='tiny')
+    with pytest.raises(ValueError, match="cheaper than no convolution of these blocks; use kernel='shared'"):
+        LCCL(MOBILE['backbone'], kernel='pointwise')
