@@ -75,7 +75,9 @@ def settle_collaborators(model: nn.Module, x: Any) -> None:
     for norm in norms:
         norm.eval()
         # a channel that is dead for x would be blown up elsewhere
-        norm.running_var.clamp_(min=float(norm.running_var.mean()))
+        variance = norm.running_var
+        assert variance is not None
+        variance.clamp_(min=float(variance.mean()))
 
 
 def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions, **options: Any) -> Case:
