@@ -199,8 +199,9 @@ def _agree(case: Case, odd: bool) -> None:
     _equal(sparse, masked, CLOSE, 'sparse and masked execution')
     assert all(torch.equal(a, b) for a, b in zip(tensors(x), before, strict=True)), 'the input was overwritten'
     assert difference(masked, dense) > CLOSE, 'what was decided changes nothing: the case tests nothing'
-    spread = max(float((entry.density - entry.density[0]).abs().max()) for entry in stats.entries)
-    assert spread > 0, 'all samples have one density: the case must make them decide differently'
+    decided = [what for e in stats.entries for what in (e.density, e.mask, e.choice) if what is not None]
+    alike = all(torch.equal(what, what[:1].expand_as(what)) for what in decided)
+    assert not alike, 'all samples have the same decisions: the case must make them decide differently'
 
 
 def check_sparse(case: Case) -> None:

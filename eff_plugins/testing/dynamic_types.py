@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins import dynamic
@@ -18,8 +19,8 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
 from eff_plugins.models.spatial.lccl import Collaborator
-from eff_plugins.registry import TYPES
-from eff_plugins.testing.conformance import Case, spread_decisions
+from eff_plugins.registry import MODELS, TYPES
+from eff_plugins.testing.conformance import Case, pictures, spread_decisions
 
 Vary = Callable[[nn.Module, Any], None]
 
@@ -80,6 +81,40 @@ def settle_collaborators(model: nn.Module, x: Any) -> None:
         variance.clamp_(min=float(variance.mean()))
 
 
+def spend_half(model: nn.Module, x: Any) -> None:
+    """Set the knob, of whatever kind, to the middle of what the model can spend on x."""
+    shares = dynamic.calibrate(model, [x]).shares
+    dynamic.set_budget(model, (min(shares[0], 1.0) + shares[-1]) / 2)
+
+
+class Below(nn.Module):
+    """A static network as the child ``backbone``, as networks hold it that decide for a whole picture."""
+
+    def __init__(self, backbone: dict) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.backbone(x)
+
+
+def up_to_the_last_exit(network: dict) -> Callable[[], nn.Module]:
+    """Builds a network with exits that nobody leaves early."""
+    return lambda: dynamic.set_execution(MODELS.build(network), 'dense')
+
+
+def patchy(shape: tuple[int, ...]) -> Tensor:
+    """Random pictures whose regions differ, so that blocks of a picture do."""
+    coarse = pictures((*shape[:2], 3, 3))
+    return pictures(shape) + 4 * F.interpolate(coarse, shape[2:])
+
+
+def in_blocks(kind: str, backbone: dict, block: int, shape: tuple[int, ...], odd: tuple[int, int]) -> Case:
+    """A method that decides on blocks of the picture."""
+    network = dict(type=f'eff_plugins.{kind}', backbone=backbone, block_size=block, policy=dict(width=4))
+    return Case(network, lambda: Below(backbone), shape, odd, inputs=patchy)
+
+
 def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions, **options: Any) -> Case:
     """A method on a narrow ResNet of the given arguments, ResNet-50 by default."""
     arguments = {'depth': 50, 'base_channels': 8, **(host or {})}
@@ -120,7 +155,32 @@ MOBILE: dict[str, Any] = dict(
     odd=(65, 49),
 )
 RESNEXT = dict(type='eff_plugins.ResNeXt', arch=dict(depths=(2, 1, 2, 1), cardinality=2, width=8))
+# halos cost little beside large blocks at small strides
+ONE_GROUP = dict(
+    type='eff_plugins.ResNeXt', arch=dict(depths=(3, 2, 1, 1), cardinality=1, width=16), out_indices=(0, 1)
+)
 CAFFE = dict(style='caffe', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+RANET: dict[str, Any] = dict(
+    type='eff_plugins.RANet',
+    scales=(1, 2, 2),
+    channels=4,
+    growth_rate=4,
+    growth_factors=(2, 1, 1),
+    bottleneck_factors=(2, 1, 1),
+    step=1,
+    classifier_channels=8,
+)
+EXITS = dict(type='eff_plugins.EarlyExitClassifier', backbone=RANET, num_classes=4)
+CLASSIFIER = dict(
+    backbone={**MOBILE['backbone'], 'out_indices': (2,)},
+    head=dict(type='eff_plugins.LinearClsHead', in_channels=12, num_classes=5),
+)
+DRNET = dict(type='eff_plugins.DRNet', resolutions=(64, 48, 32), predictor=dict(size=16, channels=(8, 8)), **CLASSIFIER)
+
+# Type -> why it is in no case
+ELSEWHERE = {
+    'ScaleAwareDetector': 'decides in `predict`, which takes samples and returns boxes after suppression; see its own tests',
+}
 
 DYNAMIC: dict[str, Case] = {
     'LASNet': on_resnet('LASNet'),
@@ -133,6 +193,13 @@ DYNAMIC: dict[str, Case] = {
     'LayerSkip': on_resnet('LayerSkip'),
     'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71)),
     'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE),
+    'SBNet': in_blocks('SBNet', ONE_GROUP, 64, (2, 3, 192, 192), (197, 135)),
+    'SegBlocks': in_blocks('SegBlocks', MOBILE['backbone'], 32, (3, 3, 96, 96), (97, 75)),
+    'RANet': Case(RANET, up_to_the_last_exit(RANET), (12, 3, 32, 32), (33, 21), vary=spend_half),
+    'EarlyExitClassifier': Case(EXITS, up_to_the_last_exit(EXITS), (12, 3, 32, 32), (33, 21), vary=spend_half),
+    'DRNet': Case(
+        DRNET, dict(type='eff_plugins.ImageClassifier', **CLASSIFIER), (12, 3, 64, 64), (51, 69), vary=spend_half
+    ),
     'LCCL': on_resnet('LCCL', vary=settle_collaborators),
     'LCCL on CifarResNet': on('LCCL', **CIFAR, vary=settle_collaborators, kernel='pointwise'),
     'LCCL on InvertedResidualNet': on('LCCL', **MOBILE, vary=settle_collaborators),

@@ -122,11 +122,14 @@ class InterpolatingGate(DynamicModule):
         dense, macs = branch_macs(block, sizes, on, None if self.training else self.rows)
         window, positions = self.kernel.window**2, scores[0].numel()
         policy = self._policy_macs(self.masker, tuple(x.shape[1:])) + window * positions
+        around = float(window * channels * positions)
         emit(
             self,
             dense_macs=dense,
-            macs=macs + policy + window * channels * (1 - on).flatten(1).sum(1),
-            policy_macs=policy + window * channels * positions,
+            macs=macs + policy + around * (1 - on).flatten(1).mean(1),
+            policy_macs=policy,
+            least_macs=policy + around,  # the grid's few positions apart
+            masked_macs=dense + policy + around,
             density=on.flatten(1).mean(1),
             mask=on.detach(),
             scores=scores.detach(),
