@@ -80,7 +80,7 @@ class SpatialGate(DynamicModule):
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor
     ) -> None:
         mask = spread(on, (self.patch, self.patch), sizes[-1])
-        dense, macs = branch_macs(block, sizes, mask, self.rows)
+        dense, macs = branch_macs(block, sizes, mask, None if self.training else self.rows)
         policy = self._policy_macs(self.masker, tuple(x.shape[1:]))
         emit(
             self,
@@ -94,29 +94,29 @@ class SpatialGate(DynamicModule):
 
 
 def branch_macs(
-    block: ResidualBlock, sizes: list[tuple[int, int]], mask: Tensor, executor: RowExecutor
+    block: ResidualBlock, sizes: list[tuple[int, int]], mask: Tensor, executor: RowExecutor | None
 ) -> tuple[float, Tensor]:
     """Multiply-adds of a block's branch for one sample, and (B,) those of computing it where ``mask`` is on; differentiable.
-
-    In training what is decided counts, in evaluation what is executed: some layers may be computed whole.
 
     Args:
         block: The block.
         sizes: Of its layers; see :func:`layer_sizes`.
         mask: (B, 1, H', W') in {0, 1}, the positions of its output.
-        executor: Computes the branch.
+        executor: What runs the branch: in evaluation what it executes counts, layers that it computes whole included. None
+            counts what is decided, for training.
     """
     units = block.units()
-    dense, macs = 0.0, torch.zeros_like(mask[:, 0, 0, 0])
-    executes = not executor.training and bool(mask.any())
-    if executes:
+    whole = None
+    if executor is not None and 0 < float(mask.mean()) < 1:
         executor.prepared(block)
+        whole = executor.computes_whole
+    dense, macs = 0.0, torch.zeros_like(mask[:, 0, 0, 0])
     for i in reversed(range(len(units))):
         a_position = float(units[i].conv.weight.numel())  # type: ignore[operator, union-attr]
         places = sizes[i + 1][0] * sizes[i + 1][1]
         dense += places * a_position
         rows = mask.flatten(1).sum(1)
-        if executes and executor.computes_whole(i, sizes[i], float(rows.sum()) / (places * len(rows))):
+        if whole is not None and whole(i, sizes[i], float(rows.sum()) / (places * len(mask))):
             rows = torch.full_like(rows, places)
         macs = macs + rows * a_position
         mask = spread_needed(mask, units[i].conv, sizes[i])
@@ -153,8 +153,8 @@ class RowExecutor(nn.Module):
 
     def __init__(self, summed: bool = True) -> None:
         super().__init__()
-        self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self.summed = summed
+        self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self._forget()
 
     def _forget(self) -> None:
@@ -225,6 +225,19 @@ class RowExecutor(nn.Module):
         run_rows(x, plain, rows, out)
         return run_rows(x, activated, other_rows(rows, x.shape[0] * size[0] * size[1]), out)
 
+    @torch.no_grad()
+    def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        size = (x.shape[2], x.shape[3])
+        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
+        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        plan = plan_rows(on, (1, 1), chain, size)
+        if plan[-1].numel():
+            self._run_branch(x, chain, plan, out)
+        return out
+
     def _run_branch(self, x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
         """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
         sizes = chain.sizes((x.shape[2], x.shape[3]))
@@ -259,19 +272,6 @@ class RowExecutor(nn.Module):
         return layer + 1 < len(self._chain.convs) and density >= break_even().density(
             self._chain.convs[layer], size, self._packed[layer]
         )
-
-    @torch.no_grad()
-    def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        chain = self.prepared(block)
-        size = (x.shape[2], x.shape[3])
-        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
-        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-        plan = plan_rows(on, (1, 1), chain, size)
-        if plan[-1].numel():
-            self._run_branch(x, chain, plan, out)
-        return out
 
     def prepared(self, block: ResidualBlock) -> Chain:
         """The branch as row convolutions."""

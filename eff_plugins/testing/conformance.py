@@ -259,6 +259,21 @@ def check_macs(case: Case) -> None:
     assert executed < 0.97 * total, f'{executed:.0f} of {total:.0f} MACs are executed: nothing is saved'
 
 
+def check_masked_macs(case: Case) -> None:
+    """Masked execution computes the dense network and what is reported beside it, which `BudgetHook` relies on."""
+    net, x = build(case.model), case.inputs(case.shape)
+    dynamic.set_execution(net, 'masked')
+    total = dynamic.network_macs(net, lambda: run_once(net, x), len(tensors(x)[0]))
+    net.train()
+    with dynamic.record(net) as stats:
+        counted = count_macs(net, lambda: net(x)).get('', 0)
+    want = total * stats.samples
+    for entry in stats.entries:
+        whole = entry.dense_macs + entry.policy_macs if entry.masked_macs is None else entry.masked_macs
+        want += float((torch.as_tensor(whole).detach() - entry.dense_macs).expand(len(entry.macs)).sum())
+    assert abs(want - counted) <= 0.01 * counted, f'{want:.0f} MACs reported for masked execution, {counted} executed'
+
+
 def check_budget(case: Case) -> None:
     """A lower budget executes fewer multiply-adds."""
     net, x = varied(case)

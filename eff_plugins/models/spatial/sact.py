@@ -79,9 +79,8 @@ class HaltingStage(DynamicModule):
         dense, policy = 0.0, 0.0
         macs = torch.zeros_like(x[:, 0, 0, 0])
         for i, (block, halting, rows) in enumerate(zip(blocks, self.halting, self.rows, strict=True)):
-            assert isinstance(rows, RowExecutor)
             sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
-            all_of_it, some = branch_macs(block, sizes, on[:, i : i + 1], rows)
+            all_of_it, some = branch_macs(block, sizes, on[:, i : i + 1], None if self.training else rows)  # type: ignore[arg-type]
             dense, macs = dense + all_of_it, macs + some
             policy += self._policy_macs(halting, tuple(x.shape[1:]))
         emit(

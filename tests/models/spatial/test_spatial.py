@@ -40,7 +40,7 @@ def close(a, b, tolerance):
     return difference(list(a), list(b)) <= tolerance
 
 
-@pytest.mark.parametrize('case', ['LASNet', 'DynConv on InvertedResidualNet', 'LayerSkip'])
+@pytest.mark.parametrize('case', ['LASNet', 'DynConv on InvertedResidualNet', 'LayerSkip', 'SACT', 'SFSI', 'LCCL'])
 def test_the_deployed_network_computes_the_same(case):
     net, x = network(case)
     wanted = dynamic.set_execution(net, 'sparse')(x)
