@@ -30,7 +30,8 @@ class BudgetHook(Hook):
     modules) and ``budget_temperature``.
 
     Args:
-        budget: Target share of the whole network's dense multiply-adds, policies included, in (0, 1].
+        budget: Target share of the whole network's dense multiply-adds, policies included, in (0, 1]; or a
+            :class:`Schedule` of it, such as ``dict(start=1.0, end=0.5, form='linear', finish=0.5)``.
         losses: Term -> weight; see ``eff_plugins.dynamic.losses``.
         temperature: :class:`Schedule` of the Gumbel samples over the training.
         slack: Schedule from 0 (every module bound to the budget) to 1 (free), for the term ``bounds``.
@@ -43,14 +44,15 @@ class BudgetHook(Hook):
 
     def __init__(
         self,
-        budget: float,
+        budget: float | dict,
         losses: dict[str, float] | None = None,
         temperature: dict | None = None,
         slack: dict | None = None,
     ) -> None:
-        if not 0 < budget <= 1:
-            raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
-        self.budget = budget
+        self.budget = Schedule(**budget) if isinstance(budget, dict) else Schedule(budget, budget, 'constant')
+        for share in (self.budget.start, self.budget.end):
+            if not 0 < share <= 1:
+                raise ValueError(f'budget={share} must lie in (0, 1], a share of the dense network')
         self.losses = dict(gap=10.0, bounds=10.0) if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:
@@ -121,7 +123,7 @@ class BudgetHook(Hook):
         floor = 1 - sum(entry.dense_macs - entry.floor_macs for entry in stats.entries) / network
         share = stats.share(network)
         slack = self.slack(self.progress)
-        situation = Situation(share, floor, densities, self.budget, slack, stats.ponders())
+        situation = Situation(share, floor, densities, self.budget(self.progress), slack, stats.ponders())
         hub = runner.message_hub
         hub.update_scalar('train/budget_share', float(share.detach()))
         hub.update_scalar('train/budget_density', float(torch.stack(densities).mean().detach()))

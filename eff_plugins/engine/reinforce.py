@@ -114,7 +114,7 @@ class ReinforceHook(BudgetHook):
         if self._seen is None:
             raise ValueError(f'ReinforceHook: the loss module {self.loss!r} was not called in this training iteration')
         share = float(stats.share(self._network_macs[self._size]).detach())
-        parts = [self._policy_loss(entry, *self._seen, self.budget - share) for entry in entries]
+        parts = [self._policy_loss(entry, *self._seen, self.budget(self.progress) - share) for entry in entries]
         self._seen = None
         return {**losses, 'loss_policy': torch.stack(parts).mean()}
 

@@ -77,6 +77,21 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
     module.load_state_dict(state, strict=False)
 
 
+def load_part(module: nn.Module, checkpoint: str, prefix: str) -> None:
+    """Load one module strictly from what a checkpoint has below ``prefix``.
+
+    Args:
+        module: Such as a linear layer.
+        checkpoint: A path, URL or name with one of the suite's prefixes.
+        prefix: Name of the module in the checkpoint, such as ``'fc'``.
+    """
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state = loaded.get('state_dict', loaded)
+    begin = f'{prefix}.'
+    part = {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
+    load_strict(module, part, f'{prefix} of {checkpoint}')
+
+
 def set_norm_eps(module: nn.Module, eps: float | None) -> None:
     """Give every BatchNorm the epsilon that weights were trained with; None changes nothing."""
     for part in module.modules():

@@ -55,6 +55,8 @@ class LinearClsHead(ClsHead):
         norm_cfg: Normalisation of the convolution.
         dropout: Probability of dropping a pooled feature in training.
         label_smoothing: Of the cross-entropy loss.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix='fc')`` loads the linear layer alone, strictly, from a
+            classifier's checkpoint in which it has that name.
     """
 
     def __init__(
@@ -85,7 +87,11 @@ class LinearClsHead(ClsHead):
 
     def init_weights(self) -> None:
         init_conv_norm(self)
-        if self.init_cfg:
+        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
+            from eff_plugins.hub.load import load_part
+
+            load_part(self.fc, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', 'fc'))
+        elif self.init_cfg:
             super().init_weights()
         self._is_init = True  # mmengine would list every parameter on the terminal
 
