@@ -115,6 +115,9 @@ def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
     state = loaded.get('state_dict', loaded)
     inner = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
     state = inner or dict(state)
+    own_key = getattr(backbone, 'own_key', None)  # a published file's key -> ours, or None for what is left out
+    if own_key is not None:
+        state = {own: value for key, value in state.items() if (own := own_key(key)) is not None}
     if backbone.state_dict().keys().isdisjoint(state):
         raise ValueError(
             f'{checkpoint} has no key of {type(backbone).__name__}, but for instance {next(iter(state), "none")}; keys of '
@@ -123,11 +126,6 @@ def load_backbone_weights(backbone: nn.Module, checkpoint: str) -> None:
     built = len(getattr(backbone, 'stages', ()))
     unbuilt = {key for key in state if key.startswith('stages.') and int(key.split('.')[1]) >= built}
     state = {key: value for key, value in state.items() if key not in unbuilt}
-    own_key = getattr(
-        backbone, 'own_key', None
-    )  # what a published file's key is called here, None for what is left out
-    if own_key is not None:
-        state = {own: value for key, value in state.items() if (own := own_key(key)) is not None}
     load_strict(backbone, state, checkpoint)
     meta = loaded.get('meta')
     set_norm_eps(backbone, meta.get('norm_eps') if isinstance(meta, dict) else None)

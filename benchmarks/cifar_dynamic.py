@@ -1,0 +1,151 @@
+"""Train a dynamic CIFAR ResNet with a learned and with a random policy, and read both at several budgets.
+
+Both trainings start from the same published weights, learn from the same teacher and see the same batches; the random
+policy spends, in training and in evaluation, what the learned one does, without looking. Thresholds and densities are
+fitted on the pictures of the training file that train nothing (behind the config's ``indices``); ``val`` is read once.
+Intervals are those of paired bootstrap over the pictures, the seeds' mean each.
+
+    python benchmarks/cifar_dynamic.py configs/lasnet/lasnet-r32_cifar10.py --seeds 0 1 2 --out CSV
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins import dynamic
+from eff_plugins.engine.runs import build_runner, friendly, load_config, table
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.registry import DATASETS
+
+HELD_OUT = 400
+
+
+def batches(model: Any, config: dict, pipeline: list[dict], part: slice) -> tuple[list[Tensor], Tensor]:
+    """Inputs of the model in batches of 100, and labels (N,), of a data set's part."""
+    dataset = DATASETS.build({k: v for k, v in config.items() if k != 'indices'} | {'pipeline': pipeline})
+    rows = [dataset[i] for i in range(*part.indices(len(dataset)))]
+    groups = [rows[i : i + 100] for i in range(0, len(rows), 100)]
+    inputs = [model.data_preprocessor({'inputs': [r['inputs'] for r in group]}, False)['inputs'] for group in groups]
+    return inputs, torch.tensor([r['data_samples'].gt_label for r in rows])
+
+
+def held_out(model: Any, cfg: Config) -> list[Tensor]:
+    return batches(model, cfg.train_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(-HELD_OUT, None))[0]
+
+
+def train(cfg: Config, policy: str, budget: float) -> Any:
+    """The trained model, in evaluation mode."""
+    if policy == 'random':
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'eff_plugins.BudgetHook']
+    runner = build_runner(cfg)
+    model = runner.model
+    if policy == 'random':
+        model.init_weights()
+        dynamic.set_execution(dynamic.set_policy(model.eval(), 'random'), 'masked')
+        dynamic.calibrate(model, held_out(model, cfg)[:1])
+        dynamic.set_budget(model, budget)
+    runner.train()
+    return model.eval()
+
+
+def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> tuple[np.ndarray, float, float]:
+    """Which pictures are right, the executed share of the dense network, and the mean density."""
+    right, shares, densities = [], [], []
+    total = dynamic.network_macs(model, lambda: model(inputs[0]), len(inputs[0]))
+    with torch.no_grad():
+        for x, wanted in zip(inputs, labels.split(100), strict=True):
+            with dynamic.record(model) as stats:
+                right.append(model(x).argmax(1) == wanted)
+            shares.append(float(stats.share(total)) * len(x))
+            densities.append(float(torch.stack(list(stats.densities().values())).mean()) * len(x))
+    count = sum(map(len, inputs))
+    return torch.cat(right).numpy(), sum(shares) / count, sum(densities) / count
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean of ``differences`` (N,), in points."""
+    rng = np.random.default_rng(0)
+    means = [rng.choice(differences, len(differences)).mean() * 100 for _ in range(2000)]
+    return tuple(np.percentile(means, [2.5, 97.5]).round(2))  # type: ignore[return-value]
+
+
+def run(config: str, seed: int, budgets: list[float], work_dir: Path, options: dict) -> dict[tuple, Any]:
+    """(policy, budget) -> result, and ('dense', 1.0), of one seed."""
+    found: dict[tuple, Any] = {}
+    for policy in ('learned', 'random'):
+        cfg = load_config(config, str(work_dir / f'{policy}-{seed}'), options)
+        cfg.randomness = dict(seed=seed)
+        target = next(hook['budget'] for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
+        model = train(cfg, policy, target['end'] if isinstance(target, dict) else target)
+        inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
+        start = torch.get_rng_state()
+        dynamic.calibrate(model, held_out(model, cfg))
+        for budget in budgets:
+            dynamic.set_budget(model, budget)
+            torch.manual_seed(seed)
+            found[policy, budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
+        torch.set_rng_state(start)
+        if policy == 'learned':
+            host = build_runner(load_config(config, str(work_dir / 'dense'), options)).model
+            host.init_weights()
+            found['dense', 1.0] = evaluate(
+                dynamic.set_policy(dynamic.set_execution(host.eval(), 'sparse'), 'all'), inputs, labels
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--budgets', type=float, nargs='+', default=[0.7, 0.6, 0.5])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cifar_dynamic'))
+    parser.add_argument('--epochs', type=int, help="in place of the config's")
+    parser.add_argument('--out', type=Path, metavar='CSV')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    options = {} if args.epochs is None else {'train_cfg.max_epochs': args.epochs}
+    runs = [run(args.config, seed, args.budgets, args.work_dir, options) for seed in args.seeds]
+    dense = np.mean([found['dense', 1.0][0] for found in runs], 0)
+    rows = []
+    for budget in args.budgets:
+        learned, blind = (np.mean([found[p, budget][0] for found in runs], 0) for p in ('learned', 'random'))
+        for policy, right in (('learned', learned), ('random', blind)):
+            low, high = interval(right - dense)
+            better = interval(learned - blind)
+            rows.append(
+                dict(
+                    config=Path(args.config).stem,
+                    policy=policy,
+                    budget=budget,
+                    executed_share=round(float(np.mean([found[policy, budget][1] for found in runs])), 4),
+                    density=round(float(np.mean([found[policy, budget][2] for found in runs])), 4),
+                    top1=round(100 * float(right.mean()), 2),
+                    top1_seeds=' '.join(f'{100 * found[policy, budget][0].mean():.1f}' for found in runs),
+                    dense_top1=round(100 * float(dense.mean()), 2),
+                    minus_dense_low=low,
+                    minus_dense_high=high,
+                    learned_minus_random_low=better[0],
+                    learned_minus_random_high=better[1],
+                    pictures=len(dense),
+                    command=f'python {shlex.join(sys.argv)}',
+                )
+            )
+    shown = ('policy', 'budget', 'executed_share', 'top1', 'top1_seeds', 'dense_top1')
+    print(table([shown, *([str(row[key]) for key in shown] for row in rows)]))
+    if args.out:
+        write_csv(args.out, rows)
+
+
+if __name__ == '__main__':
+    friendly(main)
