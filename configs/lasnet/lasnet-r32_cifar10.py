@@ -5,7 +5,9 @@ _base_ = [
     '../_base_/schedules/cifar_dynamic.py',
     '../_base_/cls_runtime.py',
 ]
-model = dict(backbone=dict(_delete_=True, type='eff_plugins.LASNet', granularity=(4, 2, 2), backbone={{_base_.model.backbone}}))
+model = dict(
+    backbone=dict(_delete_=True, type='eff_plugins.LASNet', granularity=(4, 2, 2), backbone={{_base_.model.backbone}})
+)
 # the tools add the hooks that every run needs
 custom_hooks = [
     dict(type='eff_plugins.ChannelsLastHook'),

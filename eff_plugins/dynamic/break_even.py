@@ -51,7 +51,8 @@ class BreakEven:
             size: (H, W) of its input.
             packed: Whether the whole convolution has prepacked weights.
         """
-        native = kernels() is not None
+        weight = conv.weight
+        native = weight.dtype == torch.float32 and weight.device.type == 'cpu' and kernels() is not None
         return self._known.get(key_of(conv, size, packed), DEFAULTS['native' if native else 'torch'])
 
     def knows(self, conv: RowConv, size: tuple[int, int], packed: bool) -> bool:
@@ -69,7 +70,9 @@ def key_of(conv: RowConv, size: tuple[int, int], packed: bool) -> str:
     """What break-even depends on, apart from the device."""
     count, depth, kh, kw = conv.weight.shape
     form = 'packed' if packed else 'eager'
-    return f'{depth * conv.groups}-{count}-{kh}x{kw}-s{conv.stride[0]}-g{conv.groups}-{size[0]}x{size[1]}-{form}'
+    kind = str(conv.weight.dtype).removeprefix('torch.')
+    spacing = f's{conv.stride[0]}x{conv.stride[1]}-d{conv.dilation[0]}x{conv.dilation[1]}'
+    return f'{depth * conv.groups}-{count}-{kh}x{kw}-{spacing}-g{conv.groups}-{size[0]}x{size[1]}-{kind}-{form}'
 
 
 def _device() -> str:
@@ -125,7 +128,12 @@ def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEve
 
     Returns:
         Layer -> break-even density, of the layers that were measured now.
+
+    Raises:
+        ValueError: The model is not on a CPU.
     """
+    if any(parameter.device.type != 'cpu' for parameter in model.parameters()):
+        raise ValueError('break-even densities are measured on a CPU; this model is on another device')
     kept = table or break_even()
     seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...]]] = []
     watching = [module for module in model.modules() if hasattr(module, 'watch')]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eff_plugins.ops.dense import PackedConv2d
 
@@ -55,12 +56,15 @@ class ResidualBlock(nn.Module):
         act: Activation of the sum, or None.
         owns_input: Nothing else reads ``x`` afterwards, so that it may be overwritten where no gradient is recorded.
         nonnegative: ``x`` has no negative values, so that ``act`` leaves it as it is.
+        with_cp: Recompute the branch in the backward pass where a dynamic module runs the block; a host recomputes whole
+            static blocks itself.
         fuses: All convolutions of the branch are :class:`~eff_plugins.ops.dense.PackedConv2d`, for inference.
     """
 
     act: nn.Module | None  # a subclass sets it
     owns_input = False
     nonnegative = False
+    with_cp = False
     fuses = False
 
     def __init__(self) -> None:
@@ -89,6 +93,15 @@ class ResidualBlock(nn.Module):
         for unit in self.units():
             x = unit.run(x)
         return x
+
+    def masked_branch(self, x: Tensor) -> Tensor:
+        """The branch for masked execution, recomputed in the backward pass where ``with_cp`` says so.
+
+        Decisions lie outside of what is recomputed: they are drawn, and reported, once.
+        """
+        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
+            return checkpoint(self.run_branch, x, use_reentrant=False)
+        return self.run_branch(x)
 
     def run(self, x: Tensor) -> Tensor:
         """The static block."""
@@ -123,6 +136,13 @@ def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """
     fresh = torch.is_grad_enabled() or branch.dtype != x.dtype  # autocast: the sum has the wider type
     return x + branch if fresh else branch.add_(x)
+
+
+def run_block(block: nn.Module, x: Tensor, with_cp: bool) -> Tensor:
+    """One block of a host, recomputed in the backward pass where ``with_cp``; a dynamic one recomputes its branch alone."""
+    if with_cp and x.requires_grad and getattr(block, 'dynamic', None) is None:
+        return checkpoint(block, x, use_reentrant=False)
+    return block(x)
 
 
 def residual_blocks(model: nn.Module) -> Iterator[tuple[str, ResidualBlock]]:

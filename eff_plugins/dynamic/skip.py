@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.spatial import RowExecutor, computes_rows
+from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, computes_rows, layer_sizes, may_overwrite
 from eff_plugins.ops.scores import patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -67,22 +68,29 @@ class LayerGate(DynamicModule):
         if recording():
             self._report(block, x, scores, on)
         if self.execution == 'masked':
-            return block.merge(block.run_shortcut(x), block.run_branch(x) * on)
+            return block.merge(block.run_shortcut(x), block.masked_branch(x) * on)
         return self._sparse(block, x, on.flatten() > 0)
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
-        dense, gate = self._macs_of(Branch(block), tuple(x.shape[1:])), float(x.shape[1])
-        density = on.flatten(1).mean(1)
+        gate, density = float(x.shape[1]), on.flatten(1).mean(1)
+        if self.rows is None:
+            dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
+            macs = density * dense
+        else:
+            sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
+            mask = on.expand(-1, -1, *sizes[-1])
+            dense, macs = branch_macs(block, sizes, mask, None if self.training else self.rows)
         emit(
             self,
             dense_macs=dense,
-            macs=density * dense + gate,
+            macs=macs + gate,
             policy_macs=gate,
             density=density,
             mask=on.detach(),
             scores=scores.detach(),
         )
 
+    @torch.no_grad()
     def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         if bool(on.all()):
             return block.run(x)
@@ -93,7 +101,7 @@ class LayerGate(DynamicModule):
         shortcut = block.run_shortcut(x)
         done = block.merge(shortcut[on], block.run_branch(x[on]))
         out = block.rest(x, shortcut)
-        if out is x and not block.owns_input:
+        if out is x and not may_overwrite(block, x):
             out = x.clone()
         out[on] = done
         return out

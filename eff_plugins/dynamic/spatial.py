@@ -73,7 +73,7 @@ class SpatialGate(DynamicModule):
             self._report(block, x, sizes, scores, on)
         if self.execution == 'masked':
             mask = spread(on, (self.patch, self.patch), sizes[-1])
-            return block.merge(block.run_shortcut(x), block.run_branch(x) * mask)
+            return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
         return self.rows.run(block, x, on > 0, self.patch)
 
     def _report(
@@ -133,7 +133,7 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """
     batch, channels, height, width = shape
     count = batch * channels * height * width
-    key = (index, like.dtype, like.device)
+    key = (index, like.dtype, like.device, torch.is_inference_mode_enabled())
     buffers = _local.__dict__.setdefault('buffers', {})
     if key not in buffers or buffers[key].numel() < count:
         buffers[key] = torch.empty(count, dtype=like.dtype, device=like.device)
@@ -143,9 +143,9 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
 class RowExecutor(nn.Module):
     """Runs the branch of a block at chosen places; has no parameters of its own.
 
-    The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight of a convolution changes in
-    place or the model switches between training and evaluation: some tools swap weights behind autograd's back (an
-    average of weights for evaluation), but they switch to evaluation mode after that.
+    The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight or statistic changes in place,
+    a state dict is loaded or the model switches between training and evaluation: some tools swap weights behind autograd's
+    back (an average of weights for evaluation), but they switch to evaluation mode after that.
 
     Args:
         summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.
@@ -172,6 +172,10 @@ class RowExecutor(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> RowExecutor:
         self._forget()
         return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
         return {
@@ -210,7 +214,7 @@ class RowExecutor(nn.Module):
         shortcut = block.run_shortcut(x)
         settled = block.act is None or (shortcut is x and block.nonnegative and act_name(block.act) == 'relu')
         out = shortcut
-        if out is x and not block.owns_input:
+        if out is x and not may_overwrite(block, x):
             out = x.clone(memory_format=torch.channels_last)
         self._run_branch(x, chain, plan, out)
         return out if settled else block.act(out)  # type: ignore[misc]
@@ -284,8 +288,9 @@ class RowExecutor(nn.Module):
             self._units = [_with_act(unit) for unit in units]
             self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
             self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
-            weights = [unit.conv.weight for unit in units]
-            self._weights = [w for w in weights if isinstance(w, Tensor) and not w.is_inference()]
+            parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
+            tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
+            self._weights = [t for t in tensors if t is not None and not t.is_inference()]
             self._versions = [weight._version for weight in self._weights]
         return self._chain
 
@@ -295,6 +300,11 @@ def _with_act(unit: Unit) -> Unit:
     if isinstance(unit.conv, PackedConv2d) and unit.conv.act is None and unit.act is not None:
         return Unit(PackedConv2d(unit.conv, unit.act_name))
     return unit
+
+
+def may_overwrite(block: ResidualBlock, x: Tensor) -> bool:
+    """Whether a block's result may be written over its input: nobody reads it again, and no gradient needs it."""
+    return block.owns_input and not x.requires_grad
 
 
 def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:

@@ -62,7 +62,7 @@ class DistillationHook(Hook):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         if any(dynamic_modules(self.teacher)):
             set_execution(self.teacher, 'dense')
-        if self._state is not None:
+        if self._state is not None and runner._resume:  # load_from starts a new training, with its own teacher
             self.teacher.load_state_dict(self._state)
         handles = [
             model.register_forward_pre_hook(self._see_inputs, with_kwargs=True),

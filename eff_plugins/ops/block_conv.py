@@ -199,15 +199,20 @@ def _empty(pool: Tensor, codes: Sequence[Codes] | None, channels: int) -> Tensor
     return pool.new_empty(sum(n * h * w for n, _, _, h, w in (code.sizes for code in codes)), channels)
 
 
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; inference tensors have no such number."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _pack(native: Kernels, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, bias and zeros as the kernel takes them, made once for each state of the weights."""
     state = (
-        weight._version,
+        _version(weight),
         weight.data_ptr(),
-        None if bias is None else (bias._version, bias.data_ptr()),
+        None if bias is None else (_version(bias), bias.data_ptr()),
         native.name,
     )
     found = _packed.get(weight)

@@ -31,6 +31,10 @@ ACTIVATIONS: dict[str | None, Any] = {
 }
 
 
+# Input sizes for which a convolution keeps packed weights
+_KEPT = 3
+
+
 class PackedConv2d(nn.Conv2d):
     """A convolution for inference whose weights oneDNN has packed: (B, C, H, W) -> (B, C', H', W').
 
@@ -94,8 +98,11 @@ class PackedConv2d(nn.Conv2d):
         )
 
     def _pack(self, x: Tensor) -> Tensor:
-        key = (*x.shape, self.weight.data_ptr(), self.weight._version)
+        version = 0 if self.weight.is_inference() else self.weight._version
+        key = (*x.shape, self.weight.data_ptr(), version)
         if key not in self._packed:
+            if len(self._packed) >= _KEPT:
+                del self._packed[next(iter(self._packed))]  # the oldest
             weight = self.weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
             self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 weight, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)

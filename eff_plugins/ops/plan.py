@@ -54,7 +54,12 @@ def plan_rows(chosen: Tensor, patch: tuple[int, int], chain: Chain, size: tuple[
 
     Returns:
         One (R,) int32 list of positions a convolution; see :func:`eff_plugins.ops.rows.conv2d_rows`.
+
+    Raises:
+        TypeError: ``chosen`` is not bool.
     """
+    if chosen.dtype != torch.bool:
+        raise TypeError(f'chosen is {chosen.dtype}; it must be bool')
     sizes = chain.sizes(size)
     native = kernels() if chosen.device.type == 'cpu' else None
     if native is not None:
@@ -73,12 +78,13 @@ def _native_plan(
     native: Kernels, chosen: Tensor, patch: tuple[int, int], chain: Chain, sizes: list[tuple[int, int]]
 ) -> list[Tensor]:
     batch, _, cells_y, cells_x = chosen.shape
+    cells = chosen.contiguous()  # has to live as long as the kernel reads it
     layers = len(chain.convs)
     places = [batch * height * width for height, width in sizes[1:]]
     rows = torch.empty(sum(places), dtype=torch.int32)
     counts = (c_int64 * layers)()
     native.plan_rows(
-        chosen.contiguous().data_ptr(),
+        cells.data_ptr(),
         batch,
         cells_y,
         cells_x,

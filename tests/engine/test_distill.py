@@ -30,6 +30,7 @@ def test_the_teacher_is_the_dense_start_and_its_loss_joins(tmp_path):
     again = run_with(tmp_path)
     (second,) = [hook for hook in again.hooks if isinstance(hook, DistillationHook)]
     second.after_load_checkpoint(again, checkpoint)
+    again._resume = True
     second.before_train(again)
     assert all(torch.equal(value, start[key]) for key, value in second.teacher.state_dict().items())
 

@@ -41,3 +41,13 @@ def test_copies_changed_weights_and_gradients():
         torch.testing.assert_close(packed(x), 2 * y)
     packed(x).sum().backward()
     assert packed.weight.grad is not None
+
+
+def test_packed_weights_of_few_sizes_are_kept_and_inference_tensors_work():
+    packed = PackedConv2d(nn.Conv2d(4, 4, 3).requires_grad_(False))
+    for side in range(5, 15):
+        packed(torch.zeros(1, 4, side, side))
+    assert len(packed._packed) <= 3
+    with torch.inference_mode():
+        fresh = PackedConv2d(nn.Conv2d(4, 4, 3))
+        assert fresh(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 7, 7)

@@ -44,3 +44,14 @@ def test_nothing_chosen_plans_nothing_and_masks_have_gradients():
     on = torch.zeros(1, 1, 4, 4, requires_grad=True)
     spread_needed(spread(on, (2, 2), (7, 8)), layer, (7, 8)).sum().backward()
     assert on.grad.abs().sum() > 0
+
+
+def test_a_mask_in_any_memory_order_and_no_other_type():
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    chain = Chain([RowConv(layer.weight, layer.bias, padding=(1, 1))] * 2)
+    chosen = torch.rand(2, 1, 40, 30).transpose(2, 3) < 0.5
+    for _ in range(10):
+        got = plan_rows(chosen, (1, 1), chain, (30, 40))
+        assert torch.equal(got[-1].long(), chosen.flatten().nonzero().flatten())
+    with pytest.raises(TypeError, match='must be bool'):
+        plan_rows(chosen.float(), (1, 1), chain, (30, 40))

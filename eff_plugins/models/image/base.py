@@ -7,8 +7,8 @@ from typing import cast
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from eff_plugins.dynamic.residual import residual_blocks, run_block
 from eff_plugins.models.layers.conv import freeze, init_conv_norm, is_norm
 
 
@@ -81,7 +81,9 @@ class ImageBackbone(BaseModule):
         self.size_divisor = max(self.out_strides)
         # What comes after the last map asked for is not built: nothing idle, and every parameter gets a gradient.
         del self.stages[self._out_stages[-1] + 1 :]
-        self._freeze()
+        for _, block in residual_blocks(self):
+            block.with_cp = self.with_cp
+        self._freeze(True)
 
     def init_weights(self) -> None:
         """Initialise, or load ``init_cfg``'s checkpoint; a key that is missing or unexpected is an error."""
@@ -103,24 +105,21 @@ class ImageBackbone(BaseModule):
         outs = [x] if -1 in self._out_stages else []
         for i, stage in enumerate(self.stages):
             for block in cast(nn.Sequential, stage):
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                x = run_block(block, x, self.with_cp)
             if i in self._out_stages:
                 outs.append(x)
         return tuple(outs)
 
-    def _freeze(self) -> None:
+    def _freeze(self, training: bool) -> None:
         if self.frozen_stages >= 0:
-            freeze(self.stem)
+            freeze(self.stem, training)
         for stage in self.stages[: max(self.frozen_stages, 0)]:
-            freeze(stage)
+            freeze(stage, training)
 
     def train(self, mode: bool = True) -> ImageBackbone:
         """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
         super().train(mode)
-        self._freeze()
+        self._freeze(mode)
         if mode and self.norm_eval:
             for module in self.modules():
                 if is_norm(module):

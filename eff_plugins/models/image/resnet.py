@@ -12,10 +12,9 @@ from typing import Any
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from eff_plugins.compat import require
-from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units, residual_blocks, run_block
 from eff_plugins.models.layers.conv import build_norm, freeze, init_conv_norm, is_norm
 from eff_plugins.registry import MODELS
 
@@ -281,7 +280,9 @@ class ResNet(BaseModule):
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         self.out_strides = tuple(reached[i] for i in self.out_indices)
         self.size_divisor = max(self.out_strides)
-        self._freeze()
+        for _, each in residual_blocks(self):
+            each.with_cp = with_cp
+        self._freeze(True)
 
     def _make_stem(self, in_channels: int, channels: int, conv_cfg: Mapping | None) -> None:
         norm, half = self.norm_cfg, channels // 2
@@ -312,7 +313,7 @@ class ResNet(BaseModule):
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage:
-                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
+                x = run_block(block, x, self.with_cp)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
@@ -340,18 +341,18 @@ class ResNet(BaseModule):
         left_out = key.startswith('fc.') or (key.startswith('layer') and int(key[5]) > max(self.out_indices) + 1)
         return None if left_out else key
 
-    def _freeze(self) -> None:
+    def _freeze(self, training: bool) -> None:
         if self.frozen_stages >= 0:
             names = ['stem'] if self.deep_stem else ['conv1', self._stem_norm]
             for name in names:
-                freeze(self._modules[name])  # type: ignore[arg-type]
+                freeze(self._modules[name], training)  # type: ignore[arg-type]
         for stage in self.stages[: max(self.frozen_stages, 0)]:
-            freeze(stage)
+            freeze(stage, training)
 
     def train(self, mode: bool = True) -> ResNet:
         """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
         super().train(mode)
-        self._freeze()
+        self._freeze(mode)
         if mode and self.norm_eval:
             for module in self.modules():
                 if is_norm(module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.registry import MODELS
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -174,11 +175,23 @@ class ChannelShuffle(nn.Module):
         return shuffled.reshape(batch, channels, height, width)
 
 
-def freeze(module: nn.Module) -> None:
-    """Put ``module`` into eval mode and stop its parameters' gradients."""
+def freeze(module: nn.Module, training: bool = False) -> None:
+    """Put ``module`` into eval mode and stop its parameters' gradients.
+
+    Policies in it go on learning, as they are no part of what was trained before.
+
+    Args:
+        module: What is frozen.
+        training: Mode of the dynamic modules in it.
+    """
+    policies = [part for part in module.modules() if isinstance(part, DynamicModule)]
+    learning = {id(parameter) for part in policies for parameter in part.parameters()}
     module.eval()
+    for part in policies:
+        part.train(training)
     for parameter in module.parameters():
-        parameter.requires_grad_(False)
+        if id(parameter) not in learning:
+            parameter.requires_grad_(False)
 
 
 def init_conv_norm(module: nn.Module) -> None:

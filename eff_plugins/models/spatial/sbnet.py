@@ -143,7 +143,7 @@ class BlockGate(DynamicModule):
             emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
         if self.execution == 'masked' or whole:
             mask = on.repeat_interleave(grid.size[0], 2).repeat_interleave(grid.size[1], 3)
-            return block.merge(block.run_shortcut(x), block.run_branch(x) * mask[:, :, : x.shape[2], : x.shape[3]])
+            return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask[:, :, : x.shape[2], : x.shape[3]])
         return self._sparse(block, x, on, grid, halo)
 
     def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid, halo: tuple[int, int]) -> Tensor:

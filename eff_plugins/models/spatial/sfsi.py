@@ -82,7 +82,7 @@ class InterpolatingGate(DynamicModule):
         weight = F.conv2d(on, kernel, padding=kernel.shape[-1] // 2)
         share = (1 - on) / weight.clamp(min=_LEAST)
         if self.execution == 'masked':
-            sampled = block.run_branch(x) * on
+            sampled = block.masked_branch(x) * on
             around = F.conv2d(
                 sampled,
                 kernel.expand(sampled.shape[1], -1, -1, -1),

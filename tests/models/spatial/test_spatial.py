@@ -6,11 +6,15 @@ from mmengine.registry import MODELS
 
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, prepare
+from eff_plugins.dynamic.module import dynamic_modules
 from eff_plugins.models.image.resnet import ResNet
 from eff_plugins.models.spatial.dynconv import DynConv
 from eff_plugins.models.spatial.lasnet import LASNet
+from eff_plugins.models.spatial.layer_skip import LayerSkip
+from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.conformance import check, difference, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
+from eff_plugins.testing.oracles import randomise
 
 SMALL = dict(base_channels=8)
 
@@ -111,3 +115,68 @@ def test_one_changed_type_in_a_config():
     resnet = dict(depth=50, num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1, norm_eval=True, style='pytorch')
     net = MODELS.build(dict(type='eff_plugins.LASNet', norm_cfg=dict(type='BN', requires_grad=True), **resnet))
     assert isinstance(net, ResNet) and net.out_channels == (256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize('build', [LASNet, LayerSkip])
+def test_checkpointing_recomputes_branches_and_reports_once(build):
+    grads = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        options = {} if build is LayerSkip else dict(granularity=(4, 4, 2, 1))
+        net = build(depth=18, base_channels=8, with_cp=with_cp, norm_eval=True, **options)
+        randomise(net)
+        dynamic.set_execution(net, 'masked').train()
+        torch.manual_seed(1)
+        with dynamic.record(net) as stats:
+            out = net(torch.randn(2, 3, 64, 64))
+        (out[-1].square().mean() + stats.saved_macs() * 1e-6).backward()
+        assert len(stats.entries) == 8
+        grads.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    assert len(grads[0]) == len(grads[1])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_policies_in_frozen_stages_learn():
+    net = LASNet(depth=18, base_channels=8, frozen_stages=2, granularity=(4, 4, 2, 1))
+    net.train()
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen and not any('.dynamic.' in name for name in frozen)
+    assert all(module.training for _, module in dynamic_modules(net)) and not net.layer1[0].bn1.training
+    assert not any(module.training for _, module in dynamic_modules(net.eval()))
+
+
+def test_statistics_and_assigned_weights_are_noticed():
+    net, x = network('DynConv')
+    with torch.no_grad():
+        dynamic.set_execution(net, 'sparse')(x)
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.mul_(1.5)
+        assert close(net(x), dynamic.set_execution(net, 'masked')(x), 1e-4)
+        dynamic.set_execution(net, 'sparse')(x)
+        state = {key: value * 1.1 if value.is_floating_point() else value for key, value in net.state_dict().items()}
+        net.load_state_dict(state, assign=True)
+        assert close(net(x), dynamic.set_execution(net, 'masked')(x), 1e-4)
+
+
+def test_gradients_are_cut_but_nothing_is_overwritten_where_they_are_recorded():
+    net, x = network('LayerSkip')
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = dynamic.set_execution(net, 'sparse')(x)
+    with torch.no_grad():
+        assert close(out, dynamic.set_execution(net, 'masked')(x), 1e-4)
+    assert not out[-1].requires_grad
+
+
+def test_a_mixed_batch_of_layer_skipping_reports_what_is_computed_whole(monkeypatch):
+    from eff_plugins.dynamic.break_even import BreakEven
+
+    monkeypatch.setattr(BreakEven, 'density', lambda *_: 0.3)
+    net, x = network('LayerSkip')
+    dynamic.set_execution(net, 'sparse')
+    with torch.no_grad(), dynamic.record(net) as stats:
+        net(x)
+    total = dynamic.network_macs(net, lambda: net(x), len(x))
+    executed = count_macs(net, lambda: net(x))[''] / len(x)
+    assert float(stats.share(total)) == pytest.approx(executed / total, rel=1e-4)
