@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from choice_budgets import batches
 from mmengine.config import Config
 from torch import Tensor
 
@@ -25,18 +26,8 @@ import eff_plugins  # noqa: F401  (first: its fixes must be in place before a fr
 from eff_plugins import dynamic
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
-from eff_plugins.registry import DATASETS
 
 HELD_OUT = 400
-
-
-def batches(model: Any, config: dict, pipeline: list[dict], part: slice) -> tuple[list[Tensor], Tensor]:
-    """Inputs of the model in batches of 100, and labels (N,), of a data set's part."""
-    dataset = DATASETS.build({k: v for k, v in config.items() if k != 'indices'} | {'pipeline': pipeline})
-    rows = [dataset[i] for i in range(*part.indices(len(dataset)))]
-    groups = [rows[i : i + 100] for i in range(0, len(rows), 100)]
-    inputs = [model.data_preprocessor({'inputs': [r['inputs'] for r in group]}, False)['inputs'] for group in groups]
-    return inputs, torch.tensor([r['data_samples'].gt_label for r in rows])
 
 
 def held_out(model: Any, cfg: Config) -> list[Tensor]:

@@ -33,31 +33,19 @@ from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.dynamic.choices import geometric_shares
 from eff_plugins.dynamic.exits import confidence, fit_thresholds
-from eff_plugins.engine.runs import friendly, table
+from eff_plugins.engine.runs import friendly, load_config, table
 from eff_plugins.models.resolution.drnet import DRNet
 from eff_plugins.models.resolution.norm import at_resolution
-from eff_plugins.models.resolution.ranet import RANet
 from eff_plugins.profiling.benchmark import device_name, write_csv
 from eff_plugins.profiling.latency import Latency, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.subjects import pictures
+from eff_plugins.registry import MODELS
 
-RANETS: dict[str, tuple[int, dict[str, Any]]] = {
-    'ranet-lg2-scales123': (32, dict()),
-    'ranet-even8-scales1234': (
-        224,
-        dict(
-            num_classes=1000,
-            scales=(1, 2, 3, 4),
-            channels=32,
-            growth_rate=16,
-            growth_factors=(4, 2, 2, 1),
-            bottleneck_factors=(4, 2, 2, 1),
-            step=8,
-            step_mode='even',
-            classifier_channels=None,
-            large_stem=True,
-        ),
-    ),
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'ranet'
+# name -> (config, side of its pictures)
+RANETS = {
+    'ranet-lg2-scales123': ('ranet-lg2-scales123_cifar10.py', 32),
+    'ranet-even8-scales1234': ('ranet-even8-scales1234_8xb128_in1k.py', 224),
 }
 HOST = dict(
     backbone=dict(type='ResNeXt', arch='resnet50', out_indices=(3,)),
@@ -126,13 +114,13 @@ def row(name: str, case: str, x: Tensor, timed: Timed, macs: Tensor, dense: floa
 
 
 def ranet_rows(name: str, batch_size: int, args: argparse.Namespace) -> list[dict]:
-    size, settings = RANETS[name]
+    config, side = RANETS[name]
     torch.manual_seed(0)
     how = Preparation()
-    net = RANet(**settings)
+    net = MODELS.build(load_config(str(CONFIGS / config)).model).backbone
     net.init_weights()
     net = dynamic.set_execution(prepare(net, how), 'sparse')  # type: ignore[assignment]
-    x = how.inputs(pictures(batch_size, size, 'real', 1)[0])
+    x = how.inputs(pictures(batch_size, side, 'real', 1)[0])
     count = net.policy.count
     with torch.no_grad():
         confidences = torch.stack([confidence(part) for part in net.anytime(x)], 1)

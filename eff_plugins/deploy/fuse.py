@@ -17,6 +17,7 @@ from eff_plugins.dynamic.budget import carry_calibrations
 from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.models.layers.conv import ConvNormAct
+from eff_plugins.ops.fold import folded
 
 
 def fuse_conv_bn(model: nn.Module) -> nn.Module:
@@ -139,22 +140,12 @@ def _has_builtin_activation(module: nn.Module) -> bool:
 def _fold(conv: nn.Module, norm: nn.Module) -> bool:
     """Give ``conv`` what ``norm`` does; False, and nothing changed, where it cannot have that."""
     assert isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm)
-    assert norm.running_mean is not None and norm.running_var is not None
     if conv.transposed or conv.out_channels != norm.num_features:
         return False
     before = copy.deepcopy(conv)
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    if norm.affine:
-        shift = shift + norm.bias.detach().double()
-    if conv.bias is not None:
-        shift = shift + conv.bias.detach().double() * scale
-    weight = conv.weight.detach()
-    rows = scale.reshape(-1, *[1] * (weight.dim() - 1))
-    conv.weight = nn.Parameter((weight.double() * rows).to(weight.dtype), requires_grad=False)
-    conv.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+    weight, bias = folded(conv, norm)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
     if type(conv).forward not in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward) and not _agree(
         conv, before, norm
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -77,8 +78,13 @@ def key_of(conv: RowConv, size: tuple[int, int], packed: bool) -> str:
 
 def _device() -> str:
     native = kernels()
-    name = f'{platform.machine()}-{platform.processor() or "cpu"}-{native.name if native else "torch"}'
-    return f'{name}-{torch.get_num_threads()}-threads'.replace('/', '-').replace(' ', '-')
+    return _device_with(native.name if native else 'torch', torch.get_num_threads())
+
+
+@cache  # asked for at each layer
+def _device_with(kernel: str, threads: int) -> str:
+    name = f'{platform.machine()}-{platform.processor() or "cpu"}-{kernel}-{threads}-threads'
+    return name.replace('/', '-').replace(' ', '-')
 
 
 _tables: dict[str, BreakEven] = {}

@@ -14,9 +14,11 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
+from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.dense import PackedConv2d
+from eff_plugins.ops.fold import folded
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows, spread, spread_needed
-from eff_plugins.ops.rows import RowConv, run_rows
+from eff_plugins.ops.rows import RowConv, out_size, run_rows
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
 _IDEMPOTENT = (None, 'relu', 'relu6')
@@ -310,52 +312,38 @@ def may_overwrite(block: ResidualBlock, x: Tensor) -> bool:
 def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:
     """A shortcut of one convolution whose sum is activated, so that no pass over the whole map is needed for that."""
     units, act = block.shortcut_units(), act_name(block.act)
-    if len(units) != 1 or act is None or act not in _IDEMPOTENT or not _is_rows(units[0]):
+    if len(units) != 1 or act is None or act not in _IDEMPOTENT or fault_of(units[0]):
         return None
     return row_conv(units[0], None), row_conv(units[0], act)
 
 
-@torch.no_grad()
 def row_conv(unit: Unit, act: str | None) -> RowConv:
     """A unit in evaluation mode, normalisation folded, as :class:`RowConv`."""
     conv, norm = unit.conv, unit.norm
-    assert isinstance(conv, nn.Conv2d)
-    weight = conv.weight.detach()
-    bias = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach()
+    assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.affine:
-            scale = scale * norm.weight.double()
-        shift = (bias.double() - norm.running_mean.double()) * scale
-        if norm.affine:
-            shift = shift + norm.bias.double()
-        weight = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
-        bias = shift.to(weight.dtype)
-    return RowConv(
-        weight,
-        bias,
-        _pair(conv.stride),
-        _pair(conv.padding),  # type: ignore[arg-type]
-        _pair(conv.dilation),
-        conv.groups,
-        act,
-    )
-
-
-def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
-    return numbers[0], numbers[1]
+        weight, bias = folded(conv, norm)
+    else:
+        weight = conv.weight.detach()
+        bias = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach()
+    spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
+    return RowConv(weight, bias, *spacing, conv.groups, act)
 
 
 def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int]]:
     """(height, width) of the input of a chain of units and of each one's output."""
     sizes = [size]
     for conv in (unit.conv for unit in units):
-        assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding, tuple)
-        axes = zip(sizes[-1], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
-        height, width = ((n + 2 * pad - d * (kernel - 1) - 1) // step + 1 for n, kernel, step, pad, d in axes)
-        sizes.append((height, width))
+        assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
+        spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
+        sizes.append(out_size(sizes[-1], pair(conv.kernel_size), *spacing))
     return sizes
+
+
+def stride_of(block: ResidualBlock) -> int:
+    """Stride of a block's branch."""
+    side = 64
+    return -(-side // layer_sizes(block.units(), (side, side))[-1][0])
 
 
 def check_rows(block: ResidualBlock) -> None:
@@ -365,32 +353,26 @@ def check_rows(block: ResidualBlock) -> None:
         TypeError: It cannot; the message says why and what would.
     """
     act_name(block.act)
-    for unit in block.units():
-        check_unit(unit)
+    for fault in map(fault_of, block.units()):
+        if fault is not None:
+            raise TypeError(fault)
 
 
-def check_unit(unit: Unit) -> None:
-    """Whether one layer can be computed at single positions; see :func:`check_rows`."""
+def fault_of(unit: Unit) -> str | None:
+    """Why a layer cannot be computed at single positions, and what could; None where it can."""
     conv, norm = unit.conv, unit.norm
     if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
-        raise TypeError(
+        return (
             f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
         )
     if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
-        raise TypeError(
+        return (
             f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
             'positions; one group, or one filter a channel, with zeros around can'
         )
     if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
-        raise TypeError(f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm')
-
-
-def _is_rows(unit: Unit) -> bool:
-    try:
-        check_unit(unit)
-    except TypeError:
-        return False
-    return True
+        return f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
+    return None
 
 
 def computes_rows(block: ResidualBlock) -> bool:

@@ -6,13 +6,14 @@ only blocks that a mask touches are gathered into a batch, computed there by ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
     """(vertical, horizontal) of a number for both or a pair."""
     if isinstance(value, int):
         return value, value

@@ -15,10 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.native import Kernels, kernels
 
 # The order is that of the enum in native/rows.cpp.
 ACTIVATIONS = {None: lambda x: x, 'relu': F.relu, 'relu6': F.relu6, 'hswish': F.hardswish}
+
+
+Pair = tuple[int, int]
+
+
+def out_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    """(height, width) of a convolution's output for an input of ``size``; every pair is (vertical, horizontal)."""
+    axes = zip(size, kernel, stride, padding, dilation, strict=True)
+    high, wide = ((n + 2 * pad - d * (k - 1) - 1) // step + 1 for n, k, step, pad, d in axes)
+    return high, wide
 
 
 @dataclass(eq=False)
@@ -65,9 +76,7 @@ class RowConv:
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """(H', W') of the whole output for an input of (H, W)."""
-        sizes = zip((height, width), self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
-        high, wide = ((size + 2 * pad - d * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, d in sizes)
-        return high, wide
+        return out_size((height, width), pair(self.weight.shape[2:]), self.stride, self.padding, self.dilation)
 
     def shape(self, height: int, width: int) -> ctypes.Array:
         """The ``Shape`` of native/rows.cpp for an input of (H, W)."""
@@ -240,7 +249,7 @@ def _execute(
     act: str | None,
 ) -> None:
     """In place: the native kernel where the weights are packed for it, else plain torch."""
-    conv = RowConv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups, act)
+    conv = RowConv(weight, bias, pair(stride), pair(padding), pair(dilation), groups, act)
     native = kernels() if packed else None
     if native is not None:
         _call_native(native, x, conv, packed, rows, out, residual)
@@ -273,10 +282,6 @@ def _call_native(
         None if residual is None else residual.data_ptr(),
         out.data_ptr(),
     )
-
-
-def _pair(numbers: list[int]) -> tuple[int, int]:
-    return numbers[0], numbers[1]
 
 
 _library.impl('conv2d_rows', _execute, 'CompositeExplicitAutograd')

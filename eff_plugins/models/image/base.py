@@ -12,7 +12,67 @@ from eff_plugins.dynamic.residual import residual_blocks, run_block
 from eff_plugins.models.layers.conv import freeze, init_conv_norm, is_norm
 
 
-class ImageBackbone(BaseModule):
+class StagedBackbone(BaseModule):
+    """What backbones of a stem and stages share: initialising or loading, freezing, checkpointing.
+
+    Attributes:
+        stages: The stages that are built, in order.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
+        norm_eval: Keep BatchNorm's running statistics fixed in training.
+        with_cp: Recompute each block in the backward pass instead of storing its activations.
+    """
+
+    frozen_stages: int
+    norm_eval: bool
+    with_cp: bool
+
+    def stem_parts(self) -> list[nn.Module]:
+        """What belongs to the stem."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Called when all is built."""
+        for _, block in residual_blocks(self):
+            block.with_cp = self.with_cp
+        self._freeze(True)
+
+    def initialise(self) -> None:
+        """Random weights."""
+        init_conv_norm(self)
+
+    def init_weights(self) -> None:
+        """Initialise, or load ``init_cfg``'s checkpoint; a key that is missing or unexpected is an error."""
+        if self.is_init:
+            return
+        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
+            from eff_plugins.hub import load_backbone_weights
+
+            load_backbone_weights(self, self.init_cfg['checkpoint'])
+        else:
+            self.initialise()
+            if self.init_cfg:
+                super().init_weights()
+        self._is_init = True  # mmengine would list every parameter on the terminal
+
+    def _freeze(self, training: bool) -> None:
+        if self.frozen_stages >= 0:
+            for part in self.stem_parts():
+                freeze(part, training)
+        for stage in self.stages[: max(self.frozen_stages, 0)]:  # type: ignore[index, union-attr]
+            freeze(stage, training)
+
+    def train(self, mode: bool = True) -> StagedBackbone:
+        """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
+        super().train(mode)
+        self._freeze(mode)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if is_norm(module):
+                    module.eval()
+        return self
+
+
+class ImageBackbone(StagedBackbone):
     """A stem and stages of blocks: (B, C, H, W) -> one map for each of ``out_indices``.
 
     A subclass calls ``set_stem`` and ``add_stage`` in order, then ``finish``. Maps are numbered by resolution level (0 =
@@ -81,24 +141,7 @@ class ImageBackbone(BaseModule):
         self.size_divisor = max(self.out_strides)
         # What comes after the last map asked for is not built: nothing idle, and every parameter gets a gradient.
         del self.stages[self._out_stages[-1] + 1 :]
-        for _, block in residual_blocks(self):
-            block.with_cp = self.with_cp
-        self._freeze(True)
-
-    def init_weights(self) -> None:
-        """Initialise, or load ``init_cfg``'s checkpoint; a key that is missing or unexpected is an error."""
-        if self.is_init:
-            return
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            from eff_plugins.hub import load_backbone_weights
-
-            load_backbone_weights(self, self.init_cfg['checkpoint'])
-            self._is_init = True
-            return
-        init_conv_norm(self)
-        if self.init_cfg:
-            super().init_weights()
-        self._is_init = True  # mmengine would list every parameter on the terminal
+        self.settle()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
@@ -110,18 +153,5 @@ class ImageBackbone(BaseModule):
                 outs.append(x)
         return tuple(outs)
 
-    def _freeze(self, training: bool) -> None:
-        if self.frozen_stages >= 0:
-            freeze(self.stem, training)
-        for stage in self.stages[: max(self.frozen_stages, 0)]:
-            freeze(stage, training)
-
-    def train(self, mode: bool = True) -> ImageBackbone:
-        """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
-        super().train(mode)
-        self._freeze(mode)
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if is_norm(module):
-                    module.eval()
-        return self
+    def stem_parts(self) -> list[nn.Module]:
+        return [self.stem]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins.models.image.base import ImageBackbone
-from eff_plugins.models.image.resnet import BasicBlock
+from eff_plugins.models.image.resnet import BasicBlock, Layout
 from eff_plugins.models.layers.conv import ConvNormAct
 from eff_plugins.registry import MODELS
 
@@ -71,7 +71,7 @@ class CifarResNet(ImageBackbone):
             for j in range((depth - 2) // 6):
                 step = 2 if j == 0 and width > 16 else 1
                 shortcut = ThinShortcut(width - channels) if step == 2 else None
-                block = BasicBlock(channels, width, step, 1, shortcut, 'pytorch', None, norm, None, ())
+                block = BasicBlock(channels, width, shortcut, Layout(norm, step))
                 block.owns_input = j > 0
                 blocks.append(block)
                 channels, stride = width, stride * step

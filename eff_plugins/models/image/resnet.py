@@ -8,14 +8,15 @@ Atrous Convolution", 2017. Written from the papers; the checkpoints of torchvisi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
-from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units, residual_blocks, run_block
-from eff_plugins.models.layers.conv import build_norm, freeze, init_conv_norm, is_norm
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, parse_units, run_block
+from eff_plugins.models.image.base import StagedBackbone
+from eff_plugins.models.layers.conv import build_norm
 from eff_plugins.registry import MODELS
 
 _NORM_NAMES = {'BN': 'bn', 'BN2d': 'bn', 'SyncBN': 'bn', 'GN': 'gn', 'IN': 'in', 'LN': 'ln'}
@@ -31,6 +32,19 @@ def _conv(cfg: Mapping | None, in_channels: int, channels: int, kernel: int, **k
     if cfg is None or cfg.get('type') in ('Conv2d', 'Conv'):
         return nn.Conv2d(in_channels, channels, kernel, bias=False, **kwargs)
     return require('mmcv.cnn', 'det').build_conv_layer(cfg, in_channels, channels, kernel, bias=False, **kwargs)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a residual block is made of, besides its channels; see :class:`ResNet` for the values."""
+
+    norm_cfg: Mapping
+    stride: int = 1
+    dilation: int = 1
+    style: str = 'pytorch'
+    conv_cfg: Mapping | None = None
+    dcn: Mapping | None = None
+    plugins: Sequence[Mapping] = ()
 
 
 class _Block(ResidualBlock):
@@ -99,26 +113,13 @@ class _Block(ResidualBlock):
 class BasicBlock(_Block):
     """Two 3x3 convolutions."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        dilation: int,
-        downsample: nn.Module | None,
-        style: str,
-        conv_cfg: Mapping | None,
-        norm_cfg: Mapping,
-        dcn: Mapping | None,
-        plugins: Sequence[Mapping],
-    ) -> None:
-        super().__init__(downsample, norm_cfg)
-        if dcn is not None or plugins:
+    def __init__(self, in_channels: int, channels: int, downsample: nn.Module | None, layout: Layout) -> None:
+        super().__init__(downsample, layout.norm_cfg)
+        if layout.dcn is not None or layout.plugins:
             raise ValueError('dcn and plugins need the bottleneck blocks of depth 50 and more')
-        self.add(
-            _conv(conv_cfg, in_channels, channels, 3, stride=stride, padding=dilation, dilation=dilation), channels
-        )
-        self.add(_conv(conv_cfg, channels, channels, 3, padding=1), channels)
+        spacing = dict(stride=layout.stride, padding=layout.dilation, dilation=layout.dilation)
+        self.add(_conv(layout.conv_cfg, in_channels, channels, 3, **spacing), channels)
+        self.add(_conv(layout.conv_cfg, channels, channels, 3, padding=1), channels)
 
 
 class Bottleneck(_Block):
@@ -126,29 +127,18 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        dilation: int,
-        downsample: nn.Module | None,
-        style: str,
-        conv_cfg: Mapping | None,
-        norm_cfg: Mapping,
-        dcn: Mapping | None,
-        plugins: Sequence[Mapping],
-    ) -> None:
-        super().__init__(downsample, norm_cfg)
-        first, second = (1, stride) if style == 'pytorch' else (stride, 1)
+    def __init__(self, in_channels: int, channels: int, downsample: nn.Module | None, layout: Layout) -> None:
+        super().__init__(downsample, layout.norm_cfg)
+        conv_cfg, dilation = layout.conv_cfg, layout.dilation
+        first, second = (1, layout.stride) if layout.style == 'pytorch' else (layout.stride, 1)
         out_channels = channels * self.expansion
-        offsets = dict(dcn or {})
+        offsets = dict(layout.dcn or {})
         # mmdet: an offset predictor that falls back to the plain convolution is for models that share it
-        middle = conv_cfg if dcn is None or offsets.pop('fallback_on_stride', False) else offsets
+        middle = conv_cfg if layout.dcn is None or offsets.pop('fallback_on_stride', False) else offsets
         self.add(_conv(conv_cfg, in_channels, channels, 1, stride=first), channels)
         self.add(_conv(middle, channels, channels, 3, stride=second, padding=dilation, dilation=dilation), channels)
         self.add(_conv(conv_cfg, channels, out_channels, 1), out_channels)
-        for plugin in plugins:
+        for plugin in layout.plugins:
             self._add_plugin(plugin, channels, out_channels)
 
     def _add_plugin(self, plugin: Mapping, channels: int, out_channels: int) -> None:
@@ -174,7 +164,7 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 
 
 @MODELS.register_module()
-class ResNet(BaseModule):
+class ResNet(StagedBackbone):
     """ResNet: (B, C, H, W) -> one map for each of ``out_indices``.
 
     Args:
@@ -259,19 +249,17 @@ class ResNet(BaseModule):
         stride, widths, reached = 4, [], []
         for i in range(max(out_indices) + 1):
             width = base_channels * 2**i
-            stage = _stage(
-                block,
-                channels,
-                width,
-                _dilations(depths[i], dilations[i], multi_grid if i == num_stages - 1 else None, contract_dilation),
+            layout = Layout(
+                self.norm_cfg,
                 strides[i],
-                avg_down,
                 style=style,
                 conv_cfg=conv_cfg,
-                norm_cfg=self.norm_cfg,
                 dcn=dcn if stage_with_dcn[i] else None,
                 plugins=[p for p in plugins or () if p.get('stages') is None or p['stages'][i]],
             )
+            grid = multi_grid if i == num_stages - 1 else None
+            each = _dilations(depths[i], dilations[i], grid, contract_dilation)
+            stage = _stage(block, channels, width, each, avg_down, layout)
             self.add_module(f'layer{i + 1}', stage)
             channels = width * block.expansion
             stride *= strides[i]
@@ -280,9 +268,7 @@ class ResNet(BaseModule):
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         self.out_strides = tuple(reached[i] for i in self.out_indices)
         self.size_divisor = max(self.out_strides)
-        for _, each in residual_blocks(self):
-            each.with_cp = with_cp
-        self._freeze(True)
+        self.settle()
 
     def _make_stem(self, in_channels: int, channels: int, conv_cfg: Mapping | None) -> None:
         norm, half = self.norm_cfg, channels // 2
@@ -318,46 +304,21 @@ class ResNet(BaseModule):
                 outs.append(x)
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialise, or load ``init_cfg``'s checkpoint; a key that is missing or unexpected is an error."""
-        if self.is_init:
-            return
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            from eff_plugins.hub import load_backbone_weights
-
-            load_backbone_weights(self, self.init_cfg['checkpoint'])
-        else:
-            init_conv_norm(self)
-            if self.zero_init_residual:
-                for block in self.modules():
-                    if isinstance(block, _Block):
-                        nn.init.zeros_(block.norm(block._count).weight)  # type: ignore[arg-type]
-            if self.init_cfg:
-                super().init_weights()
-        self._is_init = True  # mmengine would list every parameter on the terminal
+    def initialise(self) -> None:
+        super().initialise()
+        if self.zero_init_residual:
+            for block in self.modules():
+                if isinstance(block, _Block):
+                    nn.init.zeros_(block.norm(block._count).weight)  # type: ignore[arg-type]
 
     def own_key(self, key: str) -> str | None:
         """A checkpoint's key, or None for what this backbone leaves out: the classifier, and stages that are not built."""
         left_out = key.startswith('fc.') or (key.startswith('layer') and int(key[5]) > max(self.out_indices) + 1)
         return None if left_out else key
 
-    def _freeze(self, training: bool) -> None:
-        if self.frozen_stages >= 0:
-            names = ['stem'] if self.deep_stem else ['conv1', self._stem_norm]
-            for name in names:
-                freeze(self._modules[name], training)  # type: ignore[arg-type]
-        for stage in self.stages[: max(self.frozen_stages, 0)]:
-            freeze(stage, training)
-
-    def train(self, mode: bool = True) -> ResNet:
-        """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
-        super().train(mode)
-        self._freeze(mode)
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if is_norm(module):
-                    module.eval()
-        return self
+    def stem_parts(self) -> list[nn.Module]:
+        names = ['stem'] if self.deep_stem else ['conv1', self._stem_norm]
+        return [self._modules[name] for name in names]  # type: ignore[misc]
 
 
 def _check(
@@ -403,27 +364,29 @@ def _stage(
     in_channels: int,
     width: int,
     dilations: Sequence[int],
-    stride: int,
     avg_down: bool,
-    **common: Any,
+    layout: Layout,
 ) -> nn.Sequential:
+    """A block for each of ``dilations``; the first one has the layout's stride."""
     channels, blocks = in_channels, []
     for j, dilation in enumerate(dilations):
-        step = stride if j == 0 else 1
+        own = replace(layout, stride=layout.stride if j == 0 else 1, dilation=dilation)
+        out_channels = width * block.expansion
         downsample = None
-        if step != 1 or channels != width * block.expansion:
-            downsample = _downsample(channels, width * block.expansion, step, avg_down, common)
-        blocks.append(block(channels, width, step, dilation, downsample, **common))
+        if own.stride != 1 or channels != out_channels:
+            downsample = _downsample(channels, out_channels, avg_down, own)
+        blocks.append(block(channels, width, downsample, own))
         blocks[-1].owns_input = j > 0  # the first block's input may be a map that others read
-        channels = width * block.expansion
+        channels = out_channels
     return nn.Sequential(*blocks)
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, avg_down: bool, common: Mapping) -> nn.Sequential:
+def _downsample(in_channels: int, out_channels: int, avg_down: bool, layout: Layout) -> nn.Sequential:
     steps: list[nn.Module] = []
+    stride = layout.stride
     if avg_down:
         steps.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
         stride = 1
-    steps.append(_conv(common['conv_cfg'], in_channels, out_channels, 1, stride=stride))
-    steps.append(build_norm(common['norm_cfg'], out_channels))
+    steps.append(_conv(layout.conv_cfg, in_channels, out_channels, 1, stride=stride))
+    steps.append(build_norm(layout.norm_cfg, out_channels))
     return nn.Sequential(*steps)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.dynamic.skip import input_channels
-from eff_plugins.dynamic.spatial import SpatialGate, layer_sizes
+from eff_plugins.dynamic.spatial import SpatialGate, stride_of
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.scores import patch_scores
 
@@ -54,9 +53,3 @@ def LASNet(network: nn.Module, granularity: int | Sequence[int] = (8, 4, 7, 1)) 
         for block in blocks:
             block.dynamic = SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block)
     return network
-
-
-def stride_of(block: ResidualBlock) -> int:
-    """Stride of a block's branch."""
-    size = 64
-    return -(-size // layer_sizes(block.units(), (size, size))[-1][0])

@@ -17,7 +17,7 @@ from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 from eff_plugins.dynamic.skip import Branch
-from eff_plugins.models.spatial.segblocks import BlockPolicy
+from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.registry import MODELS
@@ -209,12 +209,7 @@ class SBNet(BaseModule, DynamicModule):
         init_cfg: dict | None = None,
     ) -> None:
         BaseModule.__init__(self, init_cfg)  # and through it DynamicModule's
-        network: Any = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
-        if block_size % (2 * max(network.out_strides)):
-            raise ValueError(
-                f"block_size={block_size} must be a multiple of {2 * max(network.out_strides)}, twice the backbone's "
-                'largest stride'
-            )
+        network = build_host(backbone, block_size)
         found = [block for _, block in residual_blocks(network) if _plain(block)]
         if not found:
             raise ValueError(f'{type(network).__name__} has no residual block whose branch may be left out')

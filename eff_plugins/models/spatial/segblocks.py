@@ -60,6 +60,26 @@ class BlockPolicy(nn.Module):
         return self.score(self.layers(F.pad(small, (0, missing[1], 0, missing[0]))))
 
 
+def build_host(backbone: Mapping[str, Any] | nn.Module, block_size: int, reason: str = '') -> Any:
+    """A backbone whose pictures are cut into blocks.
+
+    Args:
+        backbone: Config of the backbone, or the module itself.
+        block_size: Side of a block in pixels.
+        reason: Appended to the error.
+
+    Raises:
+        ValueError: ``block_size`` does not fit the backbone's strides.
+    """
+    network: Any = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
+    if block_size % (2 * max(network.out_strides)):
+        raise ValueError(
+            f"block_size={block_size} must be a multiple of {2 * max(network.out_strides)}, twice the backbone's "
+            f'largest stride{reason}'
+        )
+    return network
+
+
 @MODELS.register_module()
 class SegBlocks(BaseModule, DynamicModule):
     """A backbone whose picture is cut into blocks, each of them computed in full or in half resolution.
@@ -92,12 +112,7 @@ class SegBlocks(BaseModule, DynamicModule):
         init_cfg: dict | None = None,
     ) -> None:
         BaseModule.__init__(self, init_cfg)  # and through it DynamicModule's
-        network: Any = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
-        if block_size % (2 * max(network.out_strides)):
-            raise ValueError(
-                f"block_size={block_size} must be a multiple of {2 * max(network.out_strides)}, twice the backbone's "
-                'largest stride: blocks of half the resolution have whole pixels then'
-            )
+        network = build_host(backbone, block_size, ': blocks of half the resolution have whole pixels then')
         if getattr(network, 'with_cp', False):
             raise ValueError('with_cp=True recomputes layers outside of the blocks; SegBlocks needs with_cp=False')
         self.backbone = network
