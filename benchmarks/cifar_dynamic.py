@@ -3,9 +3,10 @@
 Both trainings start from the same published weights, learn from the same teacher and see the same batches; the random
 policy spends, in training and in evaluation, what the learned one does, without looking. Thresholds and densities are
 fitted on the pictures of the training file that train nothing (behind the config's ``indices``); ``val`` is read once.
-Intervals are those of paired bootstrap over the pictures, the seeds' mean each.
+Intervals are those of paired bootstrap over the pictures, the seeds' mean each. What a finished training gave is kept in
+``--work-dir``: a second start goes on where the first was stopped.
 
-    python benchmarks/cifar_dynamic.py configs/lasnet/lasnet-r32_cifar10.py --seeds 0 1 2 --out CSV
+    python benchmarks/cifar_dynamic.py configs/lasnet/lasnet-r32_cifar10.py --train-budget 0.5 --budgets 0.6 0.5 --out CSV
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from choice_budgets import batches
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from torch import Tensor
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
@@ -70,28 +71,33 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(means, [2.5, 97.5]).round(2))  # type: ignore[return-value]
 
 
-def run(config: str, seed: int, budgets: list[float], work_dir: Path, options: dict) -> dict[tuple, Any]:
-    """(policy, budget) -> result, and ('dense', 1.0), of one seed."""
-    found: dict[tuple, Any] = {}
-    for policy in ('learned', 'random'):
-        cfg = load_config(config, str(work_dir / f'{policy}-{seed}'), options)
-        cfg.randomness = dict(seed=seed)
-        target = next(hook['budget'] for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
-        model = train(cfg, policy, target['end'] if isinstance(target, dict) else target)
-        inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
-        start = torch.get_rng_state()
+def run(
+    config: str, options: dict, policy: str, seed: int, target: float, budgets: list[float], work_dir: Path
+) -> dict:
+    """Budget -> result of one training towards ``target``, or of the dense network for the policy ``'all'``."""
+    kept = work_dir / f'{Path(config).stem}-{policy}-{target:g}-{seed}.pt'
+    if kept.exists():
+        return torch.load(kept, weights_only=False)
+    cfg = load_config(config, str(kept.with_suffix('')), options)
+    cfg.randomness = dict(seed=seed)
+    hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
+    hook['budget'] = dict(hook['budget'], end=target) if isinstance(hook['budget'], dict) else target
+    if policy == 'all':
+        model = build_runner(cfg).model.eval()
+        model.init_weights()
+        dynamic.set_policy(model, 'all')
+    else:
+        model = train(cfg, policy, target)
+    inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
+    if policy != 'all':
         dynamic.calibrate(model, held_out(model, cfg))
-        for budget in budgets:
+    found = {}
+    for budget in budgets:
+        if policy != 'all':
             dynamic.set_budget(model, budget)
-            torch.manual_seed(seed)
-            found[policy, budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
-        torch.set_rng_state(start)
-        if policy == 'learned':
-            host = build_runner(load_config(config, str(work_dir / 'dense'), options)).model
-            host.init_weights()
-            found['dense', 1.0] = evaluate(
-                dynamic.set_policy(dynamic.set_execution(host.eval(), 'sparse'), 'all'), inputs, labels
-            )
+        torch.manual_seed(seed)
+        found[budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
+    torch.save(found, kept)
     return found
 
 
@@ -99,40 +105,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--budgets', type=float, nargs='+', default=[0.7, 0.6, 0.5])
+    parser.add_argument('--budgets', type=float, nargs='+', default=[0.7, 0.6, 0.5], help='to read the networks at')
+    parser.add_argument('--train-budget', type=float, default=0.6, help='where the trainings end')
+    parser.add_argument('--policies', nargs='+', choices=('learned', 'random'), default=['learned', 'random'])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cifar_dynamic'))
-    parser.add_argument('--epochs', type=int, help="in place of the config's")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    options = {} if args.epochs is None else {'train_cfg.max_epochs': args.epochs}
-    runs = [run(args.config, seed, args.budgets, args.work_dir, options) for seed in args.seeds]
-    dense = np.mean([found['dense', 1.0][0] for found in runs], 0)
+
+    def results(policy: str, seeds: list[int], budgets: list[float]) -> list[dict]:
+        target = args.train_budget
+        return [run(args.config, args.cfg_options, policy, s, target, budgets, args.work_dir) for s in seeds]
+
+    dense = results('all', [0], [1.0])[0][1.0][0]
+    found = {policy: results(policy, args.seeds, args.budgets) for policy in args.policies}
     rows = []
     for budget in args.budgets:
-        learned, blind = (np.mean([found[p, budget][0] for found in runs], 0) for p in ('learned', 'random'))
-        for policy, right in (('learned', learned), ('random', blind)):
+        means = {policy: np.mean([seed[budget][0] for seed in seeds], 0) for policy, seeds in found.items()}
+        for policy, right in means.items():
             low, high = interval(right - dense)
-            better = interval(learned - blind)
+            better = interval(right - means['random']) if 'random' in means else ('', '')
+            seeds = [seed[budget] for seed in found[policy]]
             rows.append(
                 dict(
                     config=Path(args.config).stem,
                     policy=policy,
+                    trained_towards=args.train_budget,
                     budget=budget,
-                    executed_share=round(float(np.mean([found[policy, budget][1] for found in runs])), 4),
-                    density=round(float(np.mean([found[policy, budget][2] for found in runs])), 4),
+                    executed_share=round(float(np.mean([share for _, share, _ in seeds])), 4),
+                    density=round(float(np.mean([density for _, _, density in seeds])), 4),
                     top1=round(100 * float(right.mean()), 2),
-                    top1_seeds=' '.join(f'{100 * found[policy, budget][0].mean():.1f}' for found in runs),
+                    top1_seeds=' '.join(f'{100 * r.mean():.1f}' for r, _, _ in seeds),
                     dense_top1=round(100 * float(dense.mean()), 2),
                     minus_dense_low=low,
                     minus_dense_high=high,
-                    learned_minus_random_low=better[0],
-                    learned_minus_random_high=better[1],
+                    minus_random_low=better[0],
+                    minus_random_high=better[1],
                     pictures=len(dense),
                     command=f'python {shlex.join(sys.argv)}',
                 )
             )
-    shown = ('policy', 'budget', 'executed_share', 'top1', 'top1_seeds', 'dense_top1')
+    shown = ('policy', 'trained_towards', 'budget', 'executed_share', 'top1', 'top1_seeds', 'dense_top1')
     print(table([shown, *([str(row[key]) for key in shown] for row in rows)]))
     if args.out:
         write_csv(args.out, rows)
