@@ -3,8 +3,8 @@
 Both trainings start from the same published weights, learn from the same teacher and see the same batches; the random
 policy spends, in training and in evaluation, what the learned one does, without looking. Thresholds and densities are
 fitted on the pictures of the training file that train nothing (behind the config's ``indices``); ``val`` is read once.
-Intervals are those of paired bootstrap over the pictures, the seeds' mean each. What a finished training gave is kept in
-``--work-dir``: a second start goes on where the first was stopped.
+Intervals are those of paired bootstrap over the pictures, the seeds' mean each. What a finished training gave, picture by
+picture, is kept in ``--kept``: a second start goes on where the first was stopped.
 
     python benchmarks/cifar_dynamic.py configs/lasnet/lasnet-r32_cifar10.py --train-budget 0.5 --budgets 0.6 0.5 --out CSV
 """
@@ -12,6 +12,7 @@ Intervals are those of paired bootstrap over the pictures, the seeds' mean each.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 
 HELD_OUT = 400
+Result = tuple[np.ndarray, float, float]  # which pictures are right, executed share of the dense network, mean density
 
 
 def held_out(model: Any, cfg: Config) -> list[Tensor]:
@@ -50,8 +52,7 @@ def train(cfg: Config, policy: str, budget: float) -> Any:
     return model.eval()
 
 
-def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> tuple[np.ndarray, float, float]:
-    """Which pictures are right, the executed share of the dense network, and the mean density."""
+def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> Result:
     right, shares, densities = [], [], []
     total = dynamic.network_macs(model, lambda: model(inputs[0]), len(inputs[0]))
     with torch.no_grad():
@@ -71,34 +72,36 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(means, [2.5, 97.5]).round(2))  # type: ignore[return-value]
 
 
-def run(
-    config: str, options: dict, policy: str, seed: int, target: float, budgets: list[float], work_dir: Path
-) -> dict:
-    """Budget -> result of one training towards ``target``, or of the dense network for the policy ``'all'``."""
-    kept = work_dir / f'{Path(config).stem}-{policy}-{target:g}-{seed}.pt'
+def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[float, Result]:
+    """Budget -> result of one training, or of the dense network at 1.0 for the policy ``'all'``."""
+    name = f'{Path(config).stem}-{policy}' + ('' if policy == 'all' else f'-{args.train_budget:g}-{seed}')
+    kept = args.kept / f'{name}.json'
     if kept.exists():
-        return torch.load(kept, weights_only=False)
-    cfg = load_config(config, str(kept.with_suffix('')), options)
+        found = json.loads(kept.read_text())
+        return {float(b): (np.array(list(r['right'])) == '1', r['share'], r['density']) for b, r in found.items()}
+    cfg = load_config(config, str(args.work_dir / name), args.cfg_options)
     cfg.randomness = dict(seed=seed)
     hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
-    hook['budget'] = dict(hook['budget'], end=target) if isinstance(hook['budget'], dict) else target
+    constant = not isinstance(hook['budget'], dict)
+    hook['budget'] = args.train_budget if constant else dict(hook['budget'], end=args.train_budget)
     if policy == 'all':
         model = build_runner(cfg).model.eval()
         model.init_weights()
         dynamic.set_policy(model, 'all')
     else:
-        model = train(cfg, policy, target)
+        model = train(cfg, policy, args.train_budget)
+        dynamic.calibrate(model, held_out(model, cfg), budgets=args.budgets)
     inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
-    if policy != 'all':
-        dynamic.calibrate(model, held_out(model, cfg))
-    found = {}
-    for budget in budgets:
+    results = {}
+    for budget in [1.0] if policy == 'all' else args.budgets:
         if policy != 'all':
             dynamic.set_budget(model, budget)
         torch.manual_seed(seed)
-        found[budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
-    torch.save(found, kept)
-    return found
+        results[budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    rows = {b: dict(share=s, density=d, right=''.join('01'[x] for x in r.tolist())) for b, (r, s, d) in results.items()}
+    kept.write_text(json.dumps(rows, indent=1))
+    return results
 
 
 def main() -> None:
@@ -109,17 +112,14 @@ def main() -> None:
     parser.add_argument('--train-budget', type=float, default=0.6, help='where the trainings end')
     parser.add_argument('--policies', nargs='+', choices=('learned', 'random'), default=['learned', 'random'])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cifar_dynamic'))
+    parser.add_argument('--kept', type=Path, default=Path('work_dirs/cifar_dynamic'), metavar='DIR')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    def results(policy: str, seeds: list[int], budgets: list[float]) -> list[dict]:
-        target = args.train_budget
-        return [run(args.config, args.cfg_options, policy, s, target, budgets, args.work_dir) for s in seeds]
-
-    dense = results('all', [0], [1.0])[0][1.0][0]
-    found = {policy: results(policy, args.seeds, args.budgets) for policy in args.policies}
+    dense = run(args.config, 'all', 0, args)[1.0][0]
+    found = {policy: [run(args.config, policy, seed, args) for seed in args.seeds] for policy in args.policies}
     rows = []
     for budget in args.budgets:
         means = {policy: np.mean([seed[budget][0] for seed in seeds], 0) for policy, seeds in found.items()}
