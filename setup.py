@@ -57,6 +57,7 @@ setup(
             '**/*.json',
             '**/*.yml',
             '**/*.cpp',
+            '**/*.h',
         ]
     },
     exclude_package_data={'eff_plugins': ['**/__pycache__/*', '**/*.pyc']},

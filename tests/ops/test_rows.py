@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eff_plugins.ops import native
 from eff_plugins.ops.rows import ACTIVATIONS, RowConv, conv2d_rows
+from eff_plugins.profiling.latency import threads
 
 # in, out, kernel, stride, padding, dilation, groups, H, W
 SHAPES = {
@@ -79,6 +80,16 @@ def test_the_residual_may_be_the_output(instruction_set):
     rows = torch.arange(0, out.shape[0] * out.shape[2] * out.shape[3], 3)
     want = _expected(x, conv, rows, out, out.clone())
     torch.testing.assert_close(conv2d_rows(x, conv, rows, out, out), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_threads_share_the_rows(name):
+    x, conv, out = _case(name, 'relu', batch=9)
+    rows = torch.randperm(out[:, 0].numel())[1:].int()
+    want = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out)
+    with threads(3):
+        got = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out)
+    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize('name', SHAPES)
@@ -161,6 +172,20 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
     assert native.kernels() is None and 'nothing works' in capsys.readouterr().err
     assert not list((tmp_path / 'native').iterdir())
     native.kernels.cache_clear()
+
+
+def test_a_compiler_without_openmp_makes_a_library_for_one_thread(monkeypatch, tmp_path):
+    real = native.compiler()
+    if real is None:
+        pytest.skip('no C++ compiler')
+    plain = tmp_path / 'c++'
+    plain.write_text(
+        f'#!/bin/sh\ncase "$*" in *-fopenmp*) echo "error: unsupported option" >&2; exit 1;; esac\nexec {real} "$@"\n'
+    )
+    plain.chmod(0o755)
+    monkeypatch.setenv('EFF_PLUGINS_CACHE', str(tmp_path))
+    library = native.build(str(plain))
+    assert b'GOMP_parallel' not in library.read_bytes() and b'convolve_portable' in library.read_bytes()
 
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):

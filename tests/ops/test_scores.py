@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from eff_plugins.ops.scores import conv_scores, patch_scores
+from eff_plugins.profiling.latency import threads
 from eff_plugins.profiling.macs import count_macs
 
 
@@ -35,6 +36,18 @@ def test_conv_scores(channels, kernel, stride, size):
     torch.testing.assert_close(conv_scores(x, weight, pooled, bias, stride), want, rtol=1e-4, atol=1e-4)
     plain = conv_scores(x.double(), weight.double(), pooled.double(), bias.double(), stride)
     torch.testing.assert_close(plain.float(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize('size', [(19, 13), (2, 1)])
+def test_threads_share_the_lines(kernel, stride, size):
+    x, weight = maps(2, 16, *size), torch.randn(1, 16, kernel, kernel)
+    run = partial(conv_scores, x, weight, torch.randn(1, 16), torch.randn(1), stride)
+    patches = partial(patch_scores, x, weight[:, :, :1, :1].contiguous(), torch.zeros(1), 3)
+    want = run(), patches()
+    with threads(3):
+        got = run(), patches()
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the means are added up in parts
 
 
 def test_scores_are_differentiable_and_counted():

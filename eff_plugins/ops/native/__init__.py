@@ -31,8 +31,8 @@ def compiler() -> str | None:
     return next((found for found in map(shutil.which, wanted) if found), None)
 
 
-def _commands(cxx: str, folder: Path) -> list[list[str]]:
-    common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', '-c']
+def _commands(cxx: str, folder: Path, parallel: list[str]) -> list[list[str]]:
+    common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', *parallel, '-c']
     commands = [
         [*common, str(SOURCES / f'{name}.cpp'), '-o', str(folder / f'{name}.o')] for name in ('blocks', 'cpu', 'plan')
     ]
@@ -41,7 +41,18 @@ def _commands(cxx: str, folder: Path) -> list[list[str]]:
         for source in ('rows', 'scores'):
             target = str(folder / f'{source}_{name}.o')
             commands.append([*common, *flags, *macros, str(SOURCES / f'{source}.cpp'), '-o', target])
-    return commands
+    objects = [command[-1] for command in commands]
+    return [*commands, [cxx, '-shared', *parallel, *objects, '-o', str(folder / 'rows.so')]]
+
+
+def _compile(commands: list[list[str]]) -> str | None:
+    """None, or the first error."""
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            lines = [line for line in result.stderr.splitlines() if 'error' in line] or ['no message']
+            return f'{Path(command[-1]).name} did not compile with {command[0]}: {lines[0]}'
+    return None
 
 
 def build(cxx: str) -> Path:
@@ -52,7 +63,7 @@ def build(cxx: str) -> Path:
     """
     version = subprocess.run([cxx, '--version'], capture_output=True, text=True, check=False).stdout
     digest = hashlib.sha256(version.encode() + repr(_INSTRUCTION_SETS).encode())
-    for source in sorted(SOURCES.glob('*.cpp')):
+    for source in sorted([*SOURCES.glob('*.cpp'), *SOURCES.glob('*.h')]):
         digest.update(source.read_bytes())
     target = cache_folder('native') / f'rows-{digest.hexdigest()[:16]}.so'
     if target.is_file():
@@ -60,14 +71,11 @@ def build(cxx: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
-        commands = _commands(cxx, folder)
-        objects = [command[-1] for command in commands]
-        commands.append([cxx, '-shared', *objects, '-o', str(folder / 'rows.so')])
-        for command in commands:
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                lines = [line for line in result.stderr.splitlines() if 'error' in line] or ['no message']
-                raise RuntimeError(f'{Path(command[-1]).name} did not compile with {cxx}: {lines[0]}')
+        error = _compile(_commands(cxx, folder, ['-fopenmp']))
+        if error and not _compile(_commands(cxx, folder, [])):  # a compiler without OpenMP: one thread
+            error = None
+        if error:
+            raise RuntimeError(error)
         (folder / 'rows.so').replace(target)
     return target
 

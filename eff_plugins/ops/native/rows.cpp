@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "threads.h"
+
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 
@@ -127,34 +129,46 @@ constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int
 }
 constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
 
+// Rows of a block of work: at most `most`, and few enough that every thread gets some.
+inline int64_t block_for(int64_t count, int64_t most) {
+    const int64_t share = (count + threads() - 1) / threads();
+    return std::min(most, std::max<int64_t>(4 * MR, (share + MR - 1) / MR * MR));
+}
+
+// Rows `begin` to `begin + size` of a dense kernel.
+template <class Find, class Place>
+void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const float* weight, const float* bias,
+                const float* residual, float* out) {
+    const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
+    thread_local std::vector<const float*> taps, from;
+    thread_local std::vector<float*> to;
+    taps.resize(size * tap_count);
+    from.resize(size);
+    to.resize(size);
+    find(begin, size, taps.data());
+    for (int64_t i = 0; i < size; i++) {
+        to[i] = out + place(begin + i) * s.filters;
+        from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
+    }
+    for (int64_t n = 0; n < s.filters; n += NR) {
+        const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
+        for (int64_t i = 0; i < size; i += MR)
+            TILES[std::min<int64_t>(MR, size - i) - 1][vectors - 1](
+                taps.data() + i * tap_count, tap_count, s.channels, weight + n * depth, bias + n,
+                residual ? from.data() + i : nullptr, to.data() + i, n, s.filters - n, s.activation);
+    }
+}
+
 // `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
 template <class Find, class Place>
 void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* residual,
           float* out) {
-    const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
     // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
-    const int64_t bytes_a_row = 4 * s.channels * (tap_count > 1 ? 2 : 1);
-    const int64_t block = std::max<int64_t>(4, BLOCK_BYTES / bytes_a_row / MR) * MR;
-    thread_local std::vector<const float*> taps, from;
-    thread_local std::vector<float*> to;
-    for (int64_t begin = 0; begin < count; begin += block) {
-        const int64_t size = std::min(block, count - begin);
-        taps.resize(size * tap_count);
-        from.resize(size);
-        to.resize(size);
-        find(begin, size, taps.data());
-        for (int64_t i = 0; i < size; i++) {
-            to[i] = out + place(begin + i) * s.filters;
-            from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
-        }
-        for (int64_t n = 0; n < s.filters; n += NR) {
-            const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
-            for (int64_t i = 0; i < size; i += MR)
-                TILES[std::min<int64_t>(MR, size - i) - 1][vectors - 1](
-                    taps.data() + i * tap_count, tap_count, s.channels, weight + n * depth, bias + n,
-                    residual ? from.data() + i : nullptr, to.data() + i, n, s.filters - n, s.activation);
-        }
-    }
+    const int64_t bytes_a_row = 4 * s.channels * (s.kernel_h * s.kernel_w > 1 ? 2 : 1);
+    const int64_t block = block_for(count, std::max<int64_t>(4, BLOCK_BYTES / bytes_a_row / MR) * MR);
+#pragma omp parallel for schedule(dynamic) if (count > block && threads() > 1)
+    for (int64_t begin = 0; begin < count; begin += block)
+        full_block(s, find, place, begin, std::min(block, count - begin), weight, bias, residual, out);
 }
 
 // N vectors of channels of some rows, one filter a channel: weights are [taps][C]. T is the number of taps, so that the weights
@@ -193,44 +207,50 @@ void filter(const float* const* taps, int64_t tap_count, int64_t size, int64_t c
     }
 }
 
+// Rows `begin` to `begin + size`, at most DEPTHWISE_BLOCK, of a kernel with one filter a channel.
+constexpr int64_t DEPTHWISE_BLOCK = 32;
 template <class Find, class Place>
-void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
-               const float* residual, float* out) {
+void depthwise_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const float* weight, const float* bias,
+                     const float* residual, float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
-    constexpr int64_t BLOCK = 32;
     thread_local std::vector<const float*> taps;
-    taps.resize(tap_count * BLOCK);
-    const float* from[BLOCK];
-    float* to[BLOCK];
+    taps.resize(tap_count * size);
+    const float* from[DEPTHWISE_BLOCK];
+    float* to[DEPTHWISE_BLOCK];
     const auto wide = tap_count == 9 ? filter<9, 2> : tap_count == 25 ? filter<25, 1> : filter<0, 2>;
     const auto narrow = tap_count == 9 ? filter<9, 1> : tap_count == 25 ? filter<25, 1> : filter<0, 1>;
     const int64_t step = (tap_count == 25 ? 1 : 2) * LANES;
-    for (int64_t begin = 0; begin < count; begin += BLOCK) {
-        const int64_t size = std::min(BLOCK, count - begin);
-        find(begin, size, taps.data());
-        for (int64_t i = 0; i < size; i++) {
-            to[i] = out + place(begin + i) * channels;
-            from[i] = residual ? residual + place(begin + i) * channels : nullptr;
-        }
-        const float* const* added = residual ? from : nullptr;
-        int64_t c = 0;
-        for (; c + step <= channels; c += step)
-            wide(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
-        for (; c + LANES <= channels; c += LANES)
-            narrow(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
-        if (c == channels) continue;
-        for (int64_t i = 0; i < size; i++) {
-            float value[LANES] = {};
-            std::copy_n(bias + c, channels - c, value);
-            for (int64_t t = 0; t < tap_count; t++)
-                for (int64_t j = 0; j < channels - c; j++)
-                    value[j] += taps[i * tap_count + t][c + j] * weight[t * channels + c + j];
-            if (residual)
-                for (int64_t j = 0; j < channels - c; j++) value[j] += from[i][c + j];
-            store(value, activate(load(value), s.activation));
-            std::copy_n(value, channels - c, to[i] + c);
-        }
+    find(begin, size, taps.data());
+    for (int64_t i = 0; i < size; i++) {
+        to[i] = out + place(begin + i) * channels;
+        from[i] = residual ? residual + place(begin + i) * channels : nullptr;
     }
+    const float* const* added = residual ? from : nullptr;
+    int64_t c = 0;
+    for (; c + step <= channels; c += step)
+        wide(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+    for (; c + LANES <= channels; c += LANES)
+        narrow(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
+    if (c == channels) return;
+    for (int64_t i = 0; i < size; i++) {
+        float value[LANES] = {};
+        std::copy_n(bias + c, channels - c, value);
+        for (int64_t t = 0; t < tap_count; t++)
+            for (int64_t j = 0; j < channels - c; j++)
+                value[j] += taps[i * tap_count + t][c + j] * weight[t * channels + c + j];
+        if (residual)
+            for (int64_t j = 0; j < channels - c; j++) value[j] += from[i][c + j];
+        store(value, activate(load(value), s.activation));
+        std::copy_n(value, channels - c, to[i] + c);
+    }
+}
+
+template <class Find, class Place>
+void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
+               const float* residual, float* out) {
+#pragma omp parallel for schedule(static) if (count > 4 * DEPTHWISE_BLOCK && threads() > 1)
+    for (int64_t begin = 0; begin < count; begin += DEPTHWISE_BLOCK)
+        depthwise_block(s, find, place, begin, std::min(DEPTHWISE_BLOCK, count - begin), weight, bias, residual, out);
 }
 
 // Blocks with borders, each entry naming a position of a pool: where the taps of an operator on them lie.
@@ -324,17 +344,22 @@ void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int
     const int64_t channels = s.channels;
     const float* means = average(x, channels, quads, sizes[5]);
     const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, sizes[6], sizes[7]};
-    std::vector<const float*> taps(s.kernel_h * s.kernel_w);
-    for (int64_t i = 0; i < sizes[0] * sizes[3] * sizes[4]; i++, out += channels) {
-        blocks.find(s, i, 1, taps.data());
-        bool first = true;
-        for (const float* tap : taps) {
-            if (!tap) continue;
-            if (first)
-                std::copy_n(tap, channels, out);
-            else
-                for (int64_t c = 0; c < channels; c++) out[c] = out[c] < tap[c] ? tap[c] : out[c];
-            first = false;
+    const int64_t count = sizes[0] * sizes[3] * sizes[4], line = sizes[4];
+#pragma omp parallel for schedule(static) if (threads() > 1)
+    for (int64_t begin = 0; begin < count; begin += line) {
+        std::vector<const float*> taps(s.kernel_h * s.kernel_w);
+        for (int64_t i = begin; i < begin + line; i++) {
+            blocks.find(s, i, 1, taps.data());
+            float* to = out + i * channels;
+            bool first = true;
+            for (const float* tap : taps) {
+                if (!tap) continue;
+                if (first)
+                    std::copy_n(tap, channels, to);
+                else
+                    for (int64_t c = 0; c < channels; c++) to[c] = to[c] < tap[c] ? tap[c] : to[c];
+                first = false;
+            }
         }
     }
 }

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
+
+#include "threads.h"
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -79,6 +82,44 @@ float line3(const float* line, const float* const* taps, int64_t width, int64_t 
     return pooled;
 }
 
+// Output lines `first` to `last` of a k x k convolution to one channel; returns the sum of `pooled` (C, or null) times the
+// input's lines from `first * stride` up to `owned`.
+double score_lines(const float* x, int64_t height, int64_t width, int64_t channels, int64_t kernel, int64_t stride,
+                   const float* weight, const float* pooled, int64_t first, int64_t last, int64_t out_width, int64_t owned,
+                   float* scores) {
+    if (first >= last) return 0;
+    const int64_t pad = kernel / 2;
+    const bool by_line = kernel == 3 && stride == 1;
+    std::fill_n(scores + first * out_width, (last - first) * out_width, 0.0f);
+    double sum = 0;
+    const int64_t end = std::max(owned, std::min(height, (last - 1) * stride - pad + kernel));
+    for (int64_t y = std::max<int64_t>(0, first * stride - pad); y < end; y++) {
+        const float* line = x + y * width * channels;
+        for (int64_t ky = 0; ky < kernel; ky++) {
+            const int64_t oy = (y + pad - ky) / stride;
+            if ((y + pad - ky) % stride || oy < first || oy >= last) continue;
+            float* out = scores + oy * out_width;
+            const float* taps = weight + ky * kernel * channels;
+            const float* four[] = {taps, taps + channels, taps + 2 * channels, pooled};
+            if (by_line && ky == 1 && pooled)
+                sum += line3<4>(line, four, width, channels, out);
+            else if (by_line)
+                line3<3>(line, four, width, channels, out);
+            else
+                for (int64_t ox = 0; ox < out_width; ox++) {
+                    const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
+                    const int64_t right = std::min(ox * stride - pad + kernel, width);
+                    // the taps of a line lie side by side in the map and in the weight: one long product
+                    out[ox] += dot(line + left * channels, taps + (left - (ox * stride - pad)) * channels,
+                                   (right - left) * channels);
+                }
+        }
+        if (pooled && !by_line && y >= first * stride && y < owned)
+            for (int64_t z = 0; z < width; z++) sum += dot(line + z * channels, pooled, channels);
+    }
+    return sum;
+}
+
 }  // namespace
 
 extern "C" {
@@ -87,6 +128,7 @@ extern "C" {
 void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t patch,
                              const float* weight, float bias, float* scores) {
     const int64_t cells_x = (width + patch - 1) / patch, cells_y = (height + patch - 1) / patch;
+#pragma omp parallel for schedule(static) collapse(2) if (threads() > 1)
     for (int64_t b = 0; b < batch; b++)
         for (int64_t gy = 0; gy < cells_y; gy++) {
             const int64_t top = gy * patch, bottom = std::min(top + patch, height);
@@ -109,34 +151,19 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
                             int64_t stride, const float* weight, const float* pooled, float bias, float* scores) {
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
     const int64_t out_width = (width + 2 * pad - kernel) / stride + 1, positions = out_height * out_width;
-    const bool by_line = kernel == 3 && stride == 1;
-    std::fill_n(scores, batch * positions, 0.0f);
+    // A part of the output's lines for each thread; a part's sums of the channels' means are added up in order.
+    const int64_t parts = std::min(out_height, threads()), lines = (out_height + parts - 1) / parts;
+    std::vector<double> sums(batch * parts);
+#pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
+    for (int64_t i = 0; i < batch * parts; i++) {
+        const int64_t b = i / parts, first = i % parts * lines, last = std::min(out_height, first + lines);
+        const int64_t owned = i % parts == parts - 1 ? height : std::min(height, last * stride);
+        sums[i] = score_lines(x + b * height * width * channels, height, width, channels, kernel, stride, weight, pooled, first,
+                              last, out_width, owned, scores + b * positions);
+    }
     for (int64_t b = 0; b < batch; b++) {
         double sum = 0;
-        for (int64_t y = 0; y < height; y++) {
-            const float* line = x + (b * height + y) * width * channels;
-            for (int64_t ky = 0; ky < kernel; ky++) {
-                const int64_t oy = (y + pad - ky) / stride;
-                if ((y + pad - ky) % stride || oy < 0 || oy >= out_height) continue;
-                float* out = scores + (b * out_height + oy) * out_width;
-                const float* taps = weight + ky * kernel * channels;
-                const float* four[] = {taps, taps + channels, taps + 2 * channels, pooled};
-                if (by_line && ky == 1 && pooled)
-                    sum += line3<4>(line, four, width, channels, out);
-                else if (by_line)
-                    line3<3>(line, four, width, channels, out);
-                else
-                    for (int64_t ox = 0; ox < out_width; ox++) {
-                        const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
-                        const int64_t right = std::min(ox * stride - pad + kernel, width);
-                        // the taps of a line lie side by side in the map and in the weight: one long product
-                        out[ox] += dot(line + left * channels, taps + (left - (ox * stride - pad)) * channels,
-                                       (right - left) * channels);
-                    }
-            }
-            if (pooled && !by_line)
-                for (int64_t z = 0; z < width; z++) sum += dot(line + z * channels, pooled, channels);
-        }
+        for (int64_t i = 0; i < parts; i++) sum += sums[b * parts + i];
         const float added = bias + float(sum / double(height * width));
         for (int64_t i = 0; i < positions; i++) scores[b * positions + i] += added;
     }
