@@ -49,7 +49,32 @@ def test_a_student_that_equals_its_teacher_has_no_loss(tmp_path):
     assert budget.budget(0.3) == 0.5
 
 
-@pytest.mark.parametrize('arguments', [dict(temperature=0), dict(alpha=1.5)])
-def test_bad_arguments_are_named(arguments):
-    with pytest.raises(ValueError, match='must be positive and'):
+def test_teacher_and_student_see_the_same_blends(tmp_path):
+    run = run_with(tmp_path, alpha=1.0, mixup=0.8)
+    (hook,) = [hook for hook in run.hooks if isinstance(hook, DistillationHook)]
+    hook.before_train(run)
+    seen = {}
+    for name, network in (('student', run.model), ('teacher', hook.teacher)):
+        network.backbone.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
+    x = torch.randn(4, 3, 32, 32)
+    run.model.train()(inputs=x)
+    assert float(hook._mix({'loss': torch.tensor(2.0)})['loss']) == 0
+    assert torch.equal(seen['student'], seen['teacher']) and not torch.equal(seen['student'], x)
+    low, high = x.amin(0) - 1e-5, x.amax(0) + 1e-5
+    assert bool(((seen['student'] >= low) & (seen['student'] <= high)).all())
+    run.model.eval()(x)
+    assert seen['student'] is x
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(temperature=0), 'must be positive and'),
+        (dict(alpha=1.5), 'must be positive and'),
+        (dict(mixup=0.5), 'takes alpha=1'),
+        (dict(alpha=1.0, mixup=-1.0), 'must not be negative'),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
         DistillationHook(**arguments)
