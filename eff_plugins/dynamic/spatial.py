@@ -18,7 +18,7 @@ from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.dense import PackedConv2d
 from eff_plugins.ops.fold import folded
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows, spread, spread_needed
-from eff_plugins.ops.rows import RowConv, out_size, run_rows
+from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
 _IDEMPOTENT = (None, 'relu', 'relu6')
@@ -107,7 +107,7 @@ def branch_macs(
         executor: What runs the branch: in evaluation what it executes counts, layers that it computes whole included. None
             counts what is decided, for training.
     """
-    units = block.units()
+    units, mask = block.units(), mask.float()  # half precision, as under autocast, cannot count
     whole = None
     if executor is not None and 0 < float(mask.mean()) < 1:
         executor.prepared(block)
@@ -341,7 +341,8 @@ def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int
 
 
 def stride_of(block: ResidualBlock) -> int:
-    """Stride of a block's branch."""
+    """Stride of a block's branch, which :func:`check_rows` must accept."""
+    check_rows(block)
     side = 64
     return -(-side // layer_sizes(block.units(), (side, side))[-1][0])
 
@@ -353,9 +354,15 @@ def check_rows(block: ResidualBlock) -> None:
         TypeError: It cannot; the message says why and what would.
     """
     act_name(block.act)
-    for fault in map(fault_of, block.units()):
+    units = block.units()
+    for fault in map(fault_of, units):
         if fault is not None:
             raise TypeError(fault)
+    if units[-1].act_name is not None:
+        raise TypeError(
+            f'the branch ends with an activation ({units[-1].act_name}) before the sum: rows are added to the shortcut as '
+            'they are computed; LayerSkip takes any branch'
+        )
 
 
 def fault_of(unit: Unit) -> str | None:
@@ -370,9 +377,19 @@ def fault_of(unit: Unit) -> str | None:
             f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
             'positions; one group, or one filter a channel, with zeros around can'
         )
-    if norm is not None and not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
-        return f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
+    if (fault := norm_fault(norm)) is not None:
+        return fault
+    if unit.act_name not in ACTIVATIONS:
+        known = ', '.join(name for name in ACTIVATIONS if name)
+        return f'no kernel computes {unit.act_name} at single positions, but {known}; LayerSkip takes any branch'
     return None
+
+
+def norm_fault(norm: nn.Module | None) -> str | None:
+    """Why a normalisation cannot be applied to a part of a map; None where it can."""
+    if norm is None or isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
+        return None
+    return f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
 
 
 def computes_rows(block: ResidualBlock) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.per_thread import PerThread
+
 Model = TypeVar('Model', bound=nn.Module)
 
 
@@ -18,8 +20,7 @@ class Switch:
         index: Number of the resolution, 0 being the largest.
     """
 
-    def __init__(self) -> None:
-        self.index = 0
+    index = PerThread(0)
 
 
 class _Others(nn.ModuleList):

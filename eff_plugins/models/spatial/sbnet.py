@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,32 +12,34 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 from eff_plugins.dynamic.skip import Branch
+from eff_plugins.dynamic.spatial import norm_fault
 from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.registry import MODELS
 
 
-@dataclass(eq=False)
 class Shared:
     """What the residual blocks of one network read in a forward pass.
 
-    Attributes:
+    Args:
         block: Side of a block in pixels of the picture.
+
+    Attributes:
         size: (H, W) of the picture.
         on: (B, 1, gh, gw) decisions, or None outside of a forward pass.
     """
 
-    block: int
-    size: tuple[int, int] = (0, 0)
-    on: Tensor | None = None
+    size = PerThread((0, 0))
+    on = PerThread(None)
 
-    def __deepcopy__(self, memo: dict) -> Shared:
-        return Shared(self.block, self.size)  # decisions in training are no leaves of the graph and belong to one call
+    def __init__(self, block: int) -> None:
+        self.block = block
 
     def grid(self, height: int, width: int) -> BlockGrid:
         """The blocks on a map of the network.
@@ -135,7 +136,7 @@ class BlockGate(DynamicModule):
         reaches = [_reach(unit.conv.kernel_size, unit.conv.dilation) for unit in block.units()]  # type: ignore[arg-type]
         halo = (sum(high for high, _ in reaches), sum(wide for _, wide in reaches))
         dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
-        spent = on.flatten(1).sum(1) * _block_macs(block, grid, halo, reaches)
+        spent = on.float().flatten(1).sum(1) * _block_macs(block, grid, halo, reaches)
         whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
         if recording():
             macs = dense + spent - spent.detach() if whole else spent
@@ -199,6 +200,7 @@ class SBNet(BaseModule, DynamicModule):
 
     Raises:
         ValueError: ``block_size`` does not fit, or the backbone has no residual block.
+        TypeError: A branch normalises over the whole map.
     """
 
     def __init__(
@@ -215,6 +217,9 @@ class SBNet(BaseModule, DynamicModule):
             raise ValueError(f'{type(network).__name__} has no residual block whose branch may be left out')
         self.shared = Shared(block_size)
         for block in found:
+            for fault in (norm_fault(unit.norm) for unit in block.units()):
+                if fault is not None:
+                    raise TypeError(fault)
             block.dynamic = BlockGate(self.shared)
         self.backbone = network
         self.policy = BlockPolicy(block_size, **{'keep': 2.0, **(policy or {})})
@@ -244,7 +249,7 @@ class SBNet(BaseModule, DynamicModule):
             emit(
                 self,
                 dense_macs=0.0,
-                macs=x.new_full((len(x),), macs),
+                macs=torch.full((len(x),), macs, device=x.device),
                 policy_macs=macs,
                 density=on.flatten(1).mean(1),
                 mask=on.detach(),
