@@ -56,4 +56,6 @@ def _fuses(block: ResidualBlock) -> bool:
         act_name(block.act)
     except TypeError:  # something that is no chain of convolutions runs as it is
         return False
+    if units[-1].act_name is not None:  # before the sum, where nothing fuses it with the shortcut
+        return False
     return all(isinstance(u.conv, PackedConv2d) and (u.norm is None or isinstance(u.norm, nn.Identity)) for u in units)

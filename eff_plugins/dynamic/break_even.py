@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
 from eff_plugins.ops.native import kernels
 from eff_plugins.ops.rows import RowConv, run_rows
+from eff_plugins.profiling.latency import device_name
 
 # Where nothing was measured: the native kernel is as fast as the library's whole convolutions, plain torch is not.
 DEFAULTS = {'native': 1.1, 'torch': 0.5}  # above 1: never
@@ -83,8 +85,7 @@ def _device() -> str:
 
 @cache  # asked for at each layer
 def _device_with(kernel: str, threads: int) -> str:
-    name = f'{platform.machine()}-{platform.processor() or "cpu"}-{kernel}-{threads}-threads'
-    return name.replace('/', '-').replace(' ', '-')
+    return re.sub(r'[^\w.@-]+', '-', f'{platform.machine()}-{device_name("cpu")}-{kernel}-{threads}-threads')
 
 
 _tables: dict[str, BreakEven] = {}

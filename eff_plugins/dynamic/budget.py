@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from eff_plugins.profiling.macs import count_macs
 
 # A tried setting that spends a wanted budget as nearly as this is near enough
 _TOLERANCE = 0.005
+# Neighbours on a curve are measured between, so often at most, where their shares differ by more than this
+_GAP, _BETWEEN = 0.06, 12
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,13 @@ class Calibration:
             )
         if budget >= top:
             return self.knobs[0]
+        at = int(np.searchsorted(-np.array(self.shares), -budget))  # shares[at - 1] > budget >= shares[at]
+        if self.shares[at - 1] - self.shares[at] > 2 * _GAP and budget - self.shares[at] > _TOLERANCE:
+            warnings.warn(
+                f'budget={budget} lies between the measured shares {self.shares[at]:.3f} and {self.shares[at - 1]:.3f}: what '
+                f'is spent may be far from it; calibrate(..., budgets=({budget},)) measures there',
+                stacklevel=3,
+            )
         knobs = np.array(self.knobs[::-1])
         if knobs.ndim == 1:
             return float(np.interp(budget, self.shares[::-1], knobs))
@@ -84,9 +95,11 @@ class Calibration:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of names, shapes and values of the dynamic modules' parameters and buffers."""
+    """Hash of names, granularity, shapes and values of the dynamic modules, whatever wraps the model."""
     digest = hashlib.sha256()
     for name, module in dynamic_modules(model):
+        name = '.'.join(part for part in name.split('.') if part not in ('_orig_mod', 'module'))
+        digest.update(f'{name}:{type(module).__name__}:{getattr(module, "patch", "")}'.encode())
         for key, value in module.state_dict().items():
             digest.update(f'{name}.{key}{tuple(value.shape)}'.encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -110,7 +123,7 @@ def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], Any] | None = None,
-    budgets: Sequence[float] = (),
+    budgets: float | Sequence[float] = (),
 ) -> Calibration:
     """Measure what the present kind of policy spends at each setting of its knob, for :func:`set_budget`.
 
@@ -134,9 +147,10 @@ def calibrate(
     kind = steps[0].kind
     before = [step.knob for step in steps]
     data = list(batches)
-    if not data:
+    if not data or not any(map(_samples, data)):
         raise ValueError('batches is empty: a calibration needs data')
-    was_training = model.training
+    budgets = (budgets,) if isinstance(budgets, (int, float)) else budgets
+    was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     curve: dict[float, float] = {}  # place in the list of knobs -> share
 
@@ -154,10 +168,13 @@ def calibrate(
                 measure(place)
             for budget in budgets:
                 _close_in(measure, len(knobs) - 1, budget)
+            if not budgets:
+                _fill_in(measure, curve)
     finally:
         for step, value in zip(steps, before, strict=True):
             step.knob = value
-        model.train(was_training)
+        for module, training in was_training:
+            module.training = training
     places = sorted(curve)
     falling = np.minimum.accumulate([curve[place] for place in places])
     mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))
@@ -188,6 +205,22 @@ def _close_in(measure: Callable[[float], float], last: int, budget: float) -> No
             return
         between = on + (off - on) * (above - budget) / (above - below)
         on, off = (between, off) if measure(between) >= budget else (on, between)
+
+
+def _fill_in(measure: Callable[[float], float], curve: dict[float, float]) -> None:
+    """Measure in the middle of the widest gap between neighbours on the curve, again and again."""
+    for _ in range(_BETWEEN):
+        # below an eighth of the way from setting to setting a gap is a step that no setting divides
+        gaps = [(curve[a] - curve[b], a, b) for a, b in pairwise(sorted(curve)) if b - a > 1 / 8]
+        gap, on, off = max(gaps, default=(0.0, 0.0, 0.0))
+        if gap <= _GAP:
+            return
+        measure((on + off) / 2)
+
+
+def _samples(batch: Any) -> int:
+    """How many samples a batch has, as far as that can be told."""
+    return len(batch) if hasattr(batch, '__len__') else 1
 
 
 def _keep(model: nn.Module, calibrations: dict[str, Calibration]) -> None:

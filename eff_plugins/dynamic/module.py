@@ -103,6 +103,8 @@ def executing(model: nn.Module, mode: str) -> Iterator[None]:
 def set_policy(model: Model, kind: str, index: int | None = None) -> Model:
     """Replace every policy's decisions; returns the model.
 
+    What a kind spends is its own: after a change to ``'random'`` calibrate, and set the budget, anew.
+
     Args:
         model: Any model that contains dynamic modules.
         kind: ``'learned'``, or a control: ``'random'``, ``'all'``, ``'none'``; where one of several exits, resolutions or
@@ -134,11 +136,18 @@ class MacsOf:
         if size not in self._known:
             # outside of a counter that may watch the forward pass at hand
             with _disable_current_modes(), torch.no_grad():
-                twin = deepcopy(module).to('meta').eval()
-                dtype = next((p.dtype for p in module.parameters()), None)
-                x = torch.empty(1, *size, device='meta', dtype=dtype)
-                self._known[size] = float(count_macs(twin, lambda: twin(x)).get('', 0))
+                parameter = next(module.parameters(), torch.empty(0))
+                try:
+                    self._known[size] = _count(module, size, parameter.dtype, torch.device('meta'))
+                except NotImplementedError:  # an operator without shapes alone, such as mmcv's deformable convolution
+                    self._known[size] = _count(module, size, parameter.dtype, parameter.device)
         return self._known[size]
 
     def __deepcopy__(self, memo: dict) -> MacsOf:
         return MacsOf()
+
+
+def _count(module: nn.Module, size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> float:
+    twin = deepcopy(module).to(device).eval()
+    x = torch.zeros(1, *size, device=device, dtype=dtype)
+    return float(count_macs(twin, lambda: twin(x)).get('', 0))

@@ -118,16 +118,17 @@ class HardDecide(Decide):
     thresholds below 0 count as 0.
 
     Args:
-        threshold: At the start.
+        threshold: In training, and in evaluation until a budget moves it.
     """
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold = self.trained = threshold
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':
-            return (scores > max(self.threshold, 0.0)).to(scores.dtype)
+            threshold = self.trained if self.training else self.threshold
+            return (scores > max(threshold, 0.0)).to(scores.dtype)
         return super().forward(scores)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_HALF = (torch.bfloat16, torch.float16)
+
 
 def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Bernoulli samples in {0, 1} with probability sigmoid(logits); the gradient is that of the relaxed sample.
@@ -27,9 +29,10 @@ def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
         ValueError: ``temperature`` is not positive.
     """
     _check_temperature(temperature)
-    uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
-    soft = torch.sigmoid((logits + uniform.log() - (-uniform).log1p()) / temperature)
-    return _straight_through((soft > 0.5).to(soft.dtype), soft)
+    wide = logits.float() if logits.dtype in _HALF else logits  # noise of half precision has no tails
+    uniform = torch.rand_like(wide).clamp(1e-6, 1 - 1e-6)
+    soft = torch.sigmoid((wide + uniform.log() - (-uniform).log1p()) / temperature)
+    return _straight_through((soft > 0.5).to(soft.dtype), soft).to(logits.dtype)
 
 
 def gumbel_softmax(logits: Tensor, temperature: float = 1.0, dim: int = -1) -> Tensor:
@@ -44,10 +47,11 @@ def gumbel_softmax(logits: Tensor, temperature: float = 1.0, dim: int = -1) -> T
         ValueError: ``temperature`` is not positive.
     """
     _check_temperature(temperature)
-    noise = -torch.empty_like(logits).exponential_().clamp(min=1e-10).log()
-    soft = torch.softmax((logits + noise) / temperature, dim)
+    wide = logits.float() if logits.dtype in _HALF else logits
+    noise = -torch.empty_like(wide).exponential_().clamp(min=1e-10).log()
+    soft = torch.softmax((wide + noise) / temperature, dim)
     hard = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)
-    return _straight_through(hard, soft)
+    return _straight_through(hard, soft).to(logits.dtype)
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class BudgetHook(Hook):
 
         handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end, with_kwargs=True),
+            model.register_forward_hook(self._end, with_kwargs=True, always_call=True),  # after an error, too
         ]
         self._undo = [change_losses(model, add), *(handle.remove for handle in handles)]
 
@@ -104,6 +104,10 @@ class BudgetHook(Hook):
             return
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
+        self._recording.__exit__(None, None, None)
+        if output is None:  # the pass failed
+            self._stats = None
+        elif self._counter is not None:
             # masked execution computes everything, and the policies on top, unless the method says otherwise
             beyond = 0.0
             for entry in self._stats.entries:
@@ -111,7 +115,6 @@ class BudgetHook(Hook):
                 beyond += float((torch.as_tensor(whole).detach() - entry.dense_macs).expand(len(entry.macs)).sum())
             counted = self._counter.get_total_flops() / 2
             self._network_macs[self._size] = (counted - beyond) / max(self._stats.samples, 1)
-        self._recording.__exit__(None, None, None)
 
     def _extra(self, runner: Runner) -> dict[str, Tensor]:
         """The budget's losses of the forward pass at hand; logs what it spent."""

@@ -18,6 +18,8 @@ from eff_plugins.engine.extra_losses import change_losses
 from eff_plugins.models.classifiers import ImageClassifier
 from eff_plugins.registry import HOOKS
 
+_ONE_HEAD = (ImageClassifier.losses, ImageClassifier.logits)
+
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
@@ -27,30 +29,21 @@ class DistillationHook(Hook):
     probabilities joins them (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015; T = 4 and alpha = 0.5 as
     in LASNet). The teacher is kept in checkpoints, so that a resumed training has the same one.
 
-    Few pictures teach more when they are mixed: with ``mixup`` teacher and student see the same blend of two pictures of the
-    batch (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
-
     Args:
         temperature: T.
         alpha: In [0, 1].
-        mixup: a of the blend's weight ~ Beta(a, a), a draw a picture; 0 mixes nothing. The labels of blended pictures are
-            unknown, so that it takes ``alpha=1``.
 
     Raises:
-        ValueError: An argument out of range, or ``mixup`` where labels count.
-        TypeError: The model is no ``ImageClassifier`` (on training).
+        ValueError: An argument out of range, or a checkpoint to resume from that holds no teacher.
+        TypeError: The model is no ``ImageClassifier`` with one head (on training).
     """
 
     KEY = 'distillation_teacher'
 
-    def __init__(self, temperature: float = 4.0, alpha: float = 0.5, mixup: float = 0.0) -> None:
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.5) -> None:
         if not temperature > 0 or not 0 <= alpha <= 1:
             raise ValueError(f'temperature={temperature} must be positive and alpha={alpha} lie in [0, 1]')
-        if mixup < 0 or (mixup and alpha < 1):
-            raise ValueError(
-                f'mixup={mixup} must not be negative, and takes alpha=1: blended pictures have no label (alpha={alpha})'
-            )
-        self.temperature, self.alpha, self.mixup = temperature, alpha, mixup
+        self.temperature, self.alpha = temperature, alpha
         self.teacher: nn.Module | None = None
         self._state: dict[str, Tensor] | None = None
         self._undo: list[Callable[[], None]] = []
@@ -64,14 +57,20 @@ class DistillationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not isinstance(model, ImageClassifier):
+        kind = type(model)
+        if not isinstance(model, ImageClassifier) or (kind.losses, kind.logits) != _ONE_HEAD:
             raise TypeError(
-                f'DistillationHook compares logits of an ImageClassifier; this model is {type(model).__name__}'
+                'DistillationHook compares the logits of the one head of an ImageClassifier; '
+                f'{kind.__name__} is none, or has other losses'
             )
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         if any(dynamic_modules(self.teacher)):
             set_execution(self.teacher, 'dense')
-        if self._state is not None and runner._resume:  # load_from starts a new training, with its own teacher
+        if runner._resume:  # load_from starts a new training, with its own teacher
+            if self._state is None:
+                raise ValueError(
+                    'the checkpoint to resume from holds no teacher: it was written without DistillationHook'
+                )
             self.teacher.load_state_dict(self._state)
         handles = [
             model.register_forward_pre_hook(self._see_inputs, with_kwargs=True),
@@ -84,11 +83,8 @@ class DistillationHook(Hook):
             undo()
         self._undo = []
 
-    def _see_inputs(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _see_inputs(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._inputs = args[0] if args else kwargs['inputs']
-        if self.mixup and model.training:
-            self._inputs = blend(self._inputs, self.mixup)
-        return ((self._inputs, *args[1:]), kwargs) if args else (args, {**kwargs, 'inputs': self._inputs})
 
     def _see_logits(self, head: nn.Module, args: tuple, logits: Tensor) -> None:
         self._logits = logits
@@ -102,9 +98,3 @@ class DistillationHook(Hook):
         loss = F.kl_div(student, teacher, reduction='batchmean', log_target=True) * t * t
         task = {name: (1 - self.alpha) * value if name == 'loss' else value for name, value in losses.items()}
         return {**task, 'loss_distill': self.alpha * loss}
-
-
-def blend(x: Tensor, concentration: float) -> Tensor:
-    """Each picture of a batch (B, C, H, W) mixed with another one, by a weight ~ Beta(concentration, concentration)."""
-    weight = torch.distributions.Beta(concentration, concentration).sample((len(x), 1, 1, 1)).to(x)
-    return x.lerp(x[torch.randperm(len(x), device=x.device)], weight)

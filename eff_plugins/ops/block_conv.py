@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -205,6 +205,12 @@ def _version(tensor: Tensor) -> int:
 
 
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def forget_packed(module: nn.Module) -> None:
+    """Pack the weights of ``module`` anew at the next call: they may have changed behind autograd's back."""
+    for parameter in module.parameters():
+        _packed.pop(parameter, None)
 
 
 def _pack(native: Kernels, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -216,7 +216,7 @@ def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None) -> 
             value = (taken * conv.weight[:, 0].flatten(1).t()).sum(1) + conv.bias
     if residual is not None:
         value = value + residual.permute(0, 2, 3, 1).reshape(-1, value.shape[1]).index_select(0, rows)
-    return ACTIVATIONS[conv.act](value)
+    return ACTIVATIONS[conv.act](value).to(x.dtype)  # autocast multiplies in another type
 
 
 def _reference(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None) -> Tensor:

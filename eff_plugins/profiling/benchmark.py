@@ -18,6 +18,7 @@ from eff_plugins.profiling.candidates import Candidate, Cost, Dynamic, Static
 from eff_plugins.profiling.latency import (
     Latency,
     Ratio,
+    device_name,
     mean_of_medians,
     mean_ratio,
     paired_ratio,
@@ -220,17 +221,6 @@ def _row(candidate: Candidate, cost: Cost, latency: Latency, batch_size: int, se
         latency_ms_p90=latency.p90,
     )
     return values
-
-
-def device_name(device: str) -> str:
-    """The processor's name where the system tells it, else ``device``."""
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return device
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), device)
 
 
 def report(results: Sequence[Result]) -> str:

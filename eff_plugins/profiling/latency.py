@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,14 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def device_name(device: str) -> str:
+    """The processor's name where the system tells it, else ``device``."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return device
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), device)

@@ -21,8 +21,9 @@ _NARROWEST = 240  # the legend needs as much
 def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_macs: float | None = None) -> np.ndarray:
     """Share of the dense network's multiply-adds spent at each place of one picture.
 
-    A dynamic module spends its dense multiply-adds, spread evenly, where its mask is on and nothing elsewhere; a module
-    without a mask spends evenly what it spent. Layers outside of dynamic modules and the policies are the floor.
+    A dynamic module spends its dense multiply-adds, spread evenly, where its mask is on, and elsewhere the least it can
+    (nothing, interpolation, half the resolution); a module without a mask spends evenly what it spent. Layers outside of
+    dynamic modules and the policies are the floor.
 
     Args:
         stats: Of one forward pass.
@@ -36,44 +37,66 @@ def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_ma
     Raises:
         ValueError: Nothing was recorded, or there is no such sample.
     """
-    _check(stats, sample)
-    dense = sum(entry.dense_macs for entry in stats.entries)
+    calls = _calls(stats, sample)
+    dense = sum(entry.dense_macs for entry, _ in calls)
     total = dense if network_macs is None else network_macs
-    spent = torch.full(size, max(total - dense, 0.0) + sum(entry.policy_macs for entry in stats.entries))
-    for entry in stats.entries:
-        if entry.mask is None or entry.mask.ndim != 4 or len(entry.mask) != stats.samples:
-            spent += _spent(entry, stats, sample) - entry.policy_macs
+    spent = torch.full(size, max(total - dense, 0.0))
+    for entry, row in calls:
+        if row is None or entry.mask is None or entry.mask.ndim != 4:
+            spent += _spent(entry, row, stats)
         else:
-            mask = entry.mask[sample : sample + 1, :1].float().cpu()
-            spent += entry.dense_macs * F.interpolate(mask, size, mode='nearest-exact')[0, 0]
+            mask = entry.mask[row : row + 1, :1].float().cpu()
+            off = entry.floor_macs - entry.policy_macs
+            spent += entry.floor_macs + (entry.dense_macs - off) * F.interpolate(mask, size, mode='nearest-exact')[0, 0]
     return (spent / total).numpy()
 
 
 def executed_share(stats: Stats, sample: int, network_macs: float) -> float:
     """Share of the dense network's multiply-adds that one sample of the batch took, policies included."""
-    _check(stats, sample)
-    return 1 - sum(entry.dense_macs - _spent(entry, stats, sample) for entry in stats.entries) / network_macs
+    return 1 - sum(entry.dense_macs - _spent(entry, row, stats) for entry, row in _calls(stats, sample)) / network_macs
 
 
-def _check(stats: Stats, sample: int) -> None:
+def _calls(stats: Stats, sample: int) -> list[tuple[Entry, int | None]]:
+    """The calls that one sample was in, and its row there; None where not all of the batch came there.
+
+    A module may be called with the whole batch, or with a part of it at a time (pictures of different sizes).
+
+    Raises:
+        ValueError: There is no such sample.
+    """
     if not 0 <= sample < stats.samples:
         raise ValueError(f'sample={sample}: {stats.samples} samples were recorded')
+    counts: dict[str, int] = {}
+    for entry in stats.entries:
+        counts[entry.name] = counts.get(entry.name, 0) + len(entry.macs)
+    calls: list[tuple[Entry, int | None]] = []
+    done = dict.fromkeys(counts, 0)
+    for entry in stats.entries:
+        first, done[entry.name] = done[entry.name], done[entry.name] + len(entry.macs)
+        if len(entry.macs) == stats.samples:
+            calls.append((entry, sample))
+        elif counts[entry.name] != stats.samples:
+            calls.append((entry, None))
+        elif first <= sample < done[entry.name]:
+            calls.append((entry, sample - first))
+    return calls
 
 
-def _spent(entry: Entry, stats: Stats, sample: int) -> float:
+def _spent(entry: Entry, row: int | None, stats: Stats) -> float:
     """What one sample spent in a call; where not all of the batch came there, the mean."""
     macs = entry.macs.detach().float()
-    return float(macs[sample]) if len(macs) == stats.samples else float(macs.sum()) / stats.samples
+    return float(macs.sum()) / stats.samples if row is None else float(macs[row])
 
 
 def legend_lines(done: Pass, sample: int) -> list[str]:
     """What a legend says of one picture: its share, the least possible, and what it took of several (an exit ...)."""
-    fixed = sum(entry.dense_macs - entry.policy_macs for entry in done.stats.entries)
-    share, floor = executed_share(done.stats, sample, done.network_macs), 1 - fixed / done.network_macs
+    calls = _calls(done.stats, sample)
+    saved = sum(entry.dense_macs - entry.floor_macs for entry, _ in calls)
+    share, floor = executed_share(done.stats, sample, done.network_macs), 1 - saved / done.network_macs
     lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor:.0f} %']
-    for entry in done.stats.entries:
-        if entry.choice is not None and len(entry.choice) == done.stats.samples:
-            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: choice {int(entry.choice[sample])}')
+    for entry, row in calls:
+        if entry.choice is not None and row is not None:
+            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: choice {int(entry.choice[row])}')
     return lines
 
 

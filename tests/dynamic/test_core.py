@@ -13,6 +13,9 @@ from eff_plugins.dynamic.module import dynamic_modules
 from eff_plugins.dynamic.policies import Decide, random_decisions
 from eff_plugins.dynamic.sampling import Schedule, gumbel_sigmoid, gumbel_softmax
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
+from eff_plugins.models.spatial.lasnet import LASNet, PatchMasker
+from eff_plugins.testing.conformance import difference, tensors, varied
+from eff_plugins.testing.dynamic_types import DYNAMIC
 
 TINY = dict(
     stages=[dict(channels=8, repeats=3, expand=2, stride=2), dict(channels=12, repeats=3, stride=2, expand=2)],
@@ -208,6 +211,59 @@ def test_closing_in_on_a_budget_takes_fewer_passes_than_the_whole_curve(kind):
     assert float(stats.share(total)) == pytest.approx(0.7, abs=0.02 if kind == 'learned' else 0.06)
     with pytest.raises(ValueError, match='that is the minimum'):
         dynamic.calibrate(net, data, forward, budgets=[0.01]).knob(0.01)
+
+
+def test_a_curve_has_no_wide_gaps_where_scores_are_bimodal():
+    net, x = varied(DYNAMIC['LASNet on CifarResNet'])
+    for module in net.modules():
+        if isinstance(module, PatchMasker):  # scores lie in two far groups
+            module.register_forward_hook(lambda _, args, scores: scores + 50 * (scores > scores.median()))
+    shares = dynamic.calibrate(net, [x]).shares
+    total = dynamic.network_macs(net, lambda: net(x), len(x))
+    dynamic.set_execution(net, 'sparse')
+    middle = (shares[0] + shares[-1]) / 2
+    for budget in (middle - 0.1, middle, middle + 0.1):
+        dynamic.set_budget(net, budget)
+        with dynamic.record(net) as stats, torch.no_grad():
+            net(x)
+        assert float(stats.share(total)) == pytest.approx(budget, abs=0.05)
+    dynamic.calibrate(net, [x], budgets=0.9)
+    with pytest.warns(UserWarning, match='lies between the measured shares'):
+        dynamic.set_budget(net, middle)
+
+
+def test_calibration_leaves_the_modes_of_modules_alone():
+    net, _ = network()
+    net.train()
+    frozen = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
+    dynamic.calibrate(net, [pictures(4)], budgets=[0.7])
+    assert net.training and not frozen.training
+    with pytest.raises(ValueError, match='a calibration needs data'):
+        dynamic.calibrate(net, [pictures(0)])
+
+
+@pytest.mark.parametrize('label', ['SegBlocks', 'LASNet', 'LCCL'])
+def test_weights_that_change_behind_autograd_are_seen_after_eval(label):
+    net, x = varied(DYNAMIC[label])
+    dynamic.set_execution(net, 'sparse')
+    with torch.no_grad():
+        net(x)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                parameter.data.copy_(parameter.data * 0.9)
+        net.train()
+        net.eval()
+        assert difference(tensors(net(x)), tensors(copy.deepcopy(net)(x))) < 1e-5
+
+
+def test_a_calibration_is_of_one_granularity_and_knows_wrapped_models():
+    x = torch.randn(2, 3, 64, 64)
+    nets = [LASNet(depth=18, base_channels=8, granularity=size).eval() for size in (2, 4)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    calibration = dynamic.calibrate(nets[0], [x], budgets=[0.9])
+    with pytest.raises(ValueError, match='of another model'):
+        dynamic.set_budget(nets[1], 0.9, calibration)
+    dynamic.set_budget(torch.nn.ModuleDict({'module': nets[0]}), 0.9, calibration)
 
 
 def test_a_file_that_is_no_calibration_is_named(tmp_path):

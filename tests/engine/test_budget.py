@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from eff_plugins.dynamic.recorder import recording
 from eff_plugins.engine.budget import BudgetHook
 
 BACKBONE = dict(
@@ -73,6 +74,16 @@ def test_the_share_is_that_of_the_whole_network(tmp_path):
     model = run.model.eval()
     x = torch.zeros(1, 3, 32, 32)
     assert hook._network_macs == {(3, 32, 32): network_macs(model, lambda: model(x), 1)}
+
+
+def test_an_error_in_a_training_pass_leaves_nothing_open(tmp_path):
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.5), epochs=1)
+    (hook,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
+    hook.before_train(run)
+    with pytest.raises(RuntimeError):
+        run.model.train()(torch.zeros(2, 5, 32, 32))  # the backbone wants three channels
+    assert not recording() and not torch._C._len_torch_dispatch_stack()
+    hook.after_train(run)
 
 
 def test_static_weights_load_into_the_dynamic_network(tmp_path):

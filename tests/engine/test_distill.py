@@ -5,7 +5,8 @@ import torch
 
 from eff_plugins.engine.budget import BudgetHook
 from eff_plugins.engine.distill import DistillationHook
-from tests.engine.test_budget import runner
+from eff_plugins.registry import MODELS
+from tests.engine.test_budget import BACKBONE, runner
 
 
 def run_with(folder, epochs=2, **distill):
@@ -49,21 +50,16 @@ def test_a_student_that_equals_its_teacher_has_no_loss(tmp_path):
     assert budget.budget(0.3) == 0.5
 
 
-def test_teacher_and_student_see_the_same_blends(tmp_path):
-    run = run_with(tmp_path, alpha=1.0, mixup=0.8)
+def test_networks_with_other_losses_and_checkpoints_without_a_teacher_are_refused(tmp_path):
+    run = run_with(tmp_path)
     (hook,) = [hook for hook in run.hooks if isinstance(hook, DistillationHook)]
-    hook.before_train(run)
-    seen = {}
-    for name, network in (('student', run.model), ('teacher', hook.teacher)):
-        network.backbone.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
-    x = torch.randn(4, 3, 32, 32)
-    run.model.train()(inputs=x)
-    assert float(hook._mix({'loss': torch.tensor(2.0)})['loss']) == 0
-    assert torch.equal(seen['student'], seen['teacher']) and not torch.equal(seen['student'], x)
-    low, high = x.amin(0) - 1e-5, x.amax(0) + 1e-5
-    assert bool(((seen['student'] >= low) & (seen['student'] <= high)).all())
-    run.model.eval()(x)
-    assert seen['student'] is x
+    run._resume = True
+    with pytest.raises(ValueError, match='holds no teacher'):
+        hook.before_train(run)
+    head = dict(type='LinearClsHead', in_channels=12, num_classes=3)
+    run.model = MODELS.build(dict(type='DRNet', backbone=BACKBONE, head=head, resolutions=(64, 32)))
+    with pytest.raises(TypeError, match='DRNet is none, or has other losses'):
+        hook.before_train(run)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +67,6 @@ def test_teacher_and_student_see_the_same_blends(tmp_path):
     [
         (dict(temperature=0), 'must be positive and'),
         (dict(alpha=1.5), 'must be positive and'),
-        (dict(mixup=0.5), 'takes alpha=1'),
-        (dict(alpha=1.0, mixup=-1.0), 'must not be negative'),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -72,6 +72,35 @@ def test_samples_that_did_not_come_to_a_module_share_its_mean():
     assert np.allclose(compute_map(stats, (1, 1), 1), 0.75)
 
 
+def test_what_is_off_costs_its_least():
+    model = Module()
+    left = torch.tensor([[[[1.0, 0.0]]]])
+    with record(model) as stats:
+        emit(
+            model.a,
+            dense_macs=80.0,
+            macs=torch.tensor([54.0]),
+            policy_macs=4.0,
+            least_macs=24.0,  # a quarter, as in half the resolution
+            density=torch.tensor([0.5]),
+            mask=left,
+        )
+    heat = compute_map(stats, (1, 2), 0, network_macs=100.0)
+    assert np.allclose(heat, [[1.04, 0.44]])
+    assert legend_lines(Pass(stats, (1, 2), 100.0), 0) == ['spent 74 % of dense, floor 44 %']
+
+
+def test_pictures_that_are_reported_one_by_one():
+    model = Module()
+    with record(model) as stats:
+        for dense, spent in ((100.0, 40.0), (200.0, 150.0)):
+            emit(model.a, dense_macs=dense, macs=torch.tensor([spent]), policy_macs=1.0, density=torch.ones(1))
+    assert executed_share(stats, 0, 100.0) == pytest.approx(0.4) and executed_share(stats, 1, 200.0) == pytest.approx(
+        0.75
+    )
+    assert compute_map(stats, (1, 1), 1, 200.0).item() == pytest.approx(0.75)
+
+
 def test_a_choice_is_written_in_the_legend(stats):
     entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]))]
     done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)

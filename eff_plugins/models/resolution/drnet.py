@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.budget import carry_calibrations
 from eff_plugins.dynamic.choices import Choose, take_rows
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.recorder import emit, recording
@@ -144,9 +145,12 @@ class DRNet(DynamicModule, ImageClassifier):
         The weights are held once a resolution; the state dict is another than the trained form's.
         """
         twin = deepcopy(self).eval()
+        if twin.networks:  # it is a specialised one
+            return twin
         host = nn.Sequential(twin.backbone, twin.head)
         (twin.backbone, twin.head), *others = (at_resolution(host, k) for k in range(len(self.resolutions)))
         twin.networks = nn.ModuleList(others)
+        carry_calibrations(self, twin)
         return twin
 
     def _decide(self, x: Tensor) -> Tensor:
@@ -169,7 +173,7 @@ class DRNet(DynamicModule, ImageClassifier):
             return self._network(first, x)
         parts = {index: (choice == index).nonzero().flatten() for index in range(len(self.resolutions))}
         logits = {index: self._network(index, take_rows(x, rows)) for index, rows in parts.items() if len(rows)}
-        out = x.new_empty(len(x), self.head.num_classes)
+        out = next(iter(logits.values())).new_empty(len(x), self.head.num_classes)
         for index, part in logits.items():
             out[parts[index]] = part
         return out

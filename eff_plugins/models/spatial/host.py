@@ -59,14 +59,17 @@ def stages_of(network: nn.Module, values: int | Sequence[int]) -> list[tuple[lis
         values: One number for each stage, or one for all.
 
     Raises:
-        ValueError: There is no residual block, or not as many values as stages.
+        ValueError: There is no residual block, a value that is no number of pixels, or not as many as stages.
     """
     stages: dict[str, list[ResidualBlock]] = {}
     for name, block in residual_blocks(network):
         stages.setdefault(name.rpartition('.')[0], []).append(block)
     if not stages:
         raise ValueError(f'{type(network).__name__} has no residual block that could be computed in part')
-    each = [values] * len(stages) if isinstance(values, int) else list(values)
+    each = list(values) if isinstance(values, Sequence) else [values] * len(stages)
+    for value in each:
+        if not isinstance(value, int):
+            raise ValueError(f'granularity {value!r} must be a whole number of pixels, at least 1')
     if len(each) != len(stages):
         raise ValueError(
             f'{tuple(each)} has {len(each)} numbers; {type(network).__name__} has {len(stages)} stages with residual blocks: '

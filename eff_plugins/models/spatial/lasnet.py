@@ -11,6 +11,8 @@ from eff_plugins.dynamic.spatial import SpatialGate, stride_of
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.scores import patch_scores
 
+GRANULARITY = (8, 4, 7, 1)
+
 
 class PatchMasker(nn.Module):
     """One score a patch: the patch's mean, then a 1x1 convolution (section 3.2): (B, C, H, W) -> (B, 1, H / k, W / k).
@@ -37,19 +39,21 @@ class PatchMasker(nn.Module):
 
 
 @hosted
-def LASNet(network: nn.Module, granularity: int | Sequence[int] = (8, 4, 7, 1)) -> nn.Module:
+def LASNet(network: nn.Module, granularity: int | Sequence[int] | None = None) -> nn.Module:
     """Residual blocks computed in the patches that need it, with patches as large as the device likes them.
 
     Args:
         network: The host.
         granularity: Side of a patch in pixels of a block's output, one number for each stage with residual blocks, or one
-            for all (the paper's ResNets: 1-1-1-1, 4-4-2-1, 8-4-7-1).
+            for all (the paper's ResNets: 1-1-1-1, 4-4-2-1, 8-4-7-1). By default the last of these, as far as there are
+            stages.
 
     Raises:
         ValueError: A granularity below 1, or their number is not that of the stages.
         TypeError: A residual block that cannot be computed in part; the message says why.
     """
-    for blocks, patch in stages_of(network, granularity):
+    default = GRANULARITY[: len(stages_of(network, 1))]
+    for blocks, patch in stages_of(network, default if granularity is None else granularity):
         for block in blocks:
             block.dynamic = SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block)
     return network

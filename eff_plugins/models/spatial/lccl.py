@@ -82,7 +82,7 @@ class CollaborativeGate(DynamicModule):
             a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
             if str(i) not in self.layers:
                 y = unit.run(y)
-                dense += a_position * y[0, 0].numel()
+                dense += a_position * y.shape[2] * y.shape[3]
                 continue
             layer = self.layers[str(i)]
             factor = layer(y)
@@ -94,8 +94,8 @@ class CollaborativeGate(DynamicModule):
                 y = unit.run(y) * factor
             else:
                 y = self._where(y, convs[i], on) * factor
-            dense += a_position * on[0].numel()
-            policy += float(layer.conv.weight.numel() * on[0].numel())  # type: ignore[union-attr, operator]
+            dense += a_position * on.shape[2] * on.shape[3]
+            policy += float(layer.conv.weight.numel() * on.shape[2] * on.shape[3])  # type: ignore[union-attr, operator]
             decided.append((scores, on, a_position))
         if recording():
             self._report(dense, policy, decided)
@@ -111,10 +111,11 @@ class CollaborativeGate(DynamicModule):
         return run_rows(x, conv, rows, out) if rows.numel() else out
 
     def _report(self, dense: float, policy: float, decided: list[tuple[Tensor, Tensor, float]]) -> None:
-        counts, saved = [], torch.zeros_like(decided[0][1][:, 0, 0, 0])
+        counts, saved = [], decided[0][1].new_zeros(len(decided[0][1]), dtype=torch.float32)
         for scores, on, a_position in decided:
+            on = on.float()  # half precision cannot count
             if self.training:  # what is counted has the gradient of a smooth step, for budget losses
-                step = torch.tanh(scores)
+                step = torch.tanh(scores.float())
                 on = on.detach() + (step - step.detach())
             counts.append(on.flatten(1))
             saved = saved + a_position * (1 - counts[-1]).sum(1)

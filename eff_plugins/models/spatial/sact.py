@@ -77,7 +77,8 @@ class HaltingStage(DynamicModule):
 
     def _report(self, blocks: Sequence[ResidualBlock], x: Tensor, on: Tensor, scores: Tensor, ponder: Tensor) -> None:
         dense, policy = 0.0, 0.0
-        macs = torch.zeros_like(x[:, 0, 0, 0])
+        on = on.float()  # half precision cannot count
+        macs = on.new_zeros(len(on))
         for i, (block, halting, rows) in enumerate(zip(blocks, self.halting, self.rows, strict=True)):
             sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
             all_of_it, some = branch_macs(block, sizes, on[:, i : i + 1], None if self.training else rows)  # type: ignore[arg-type]

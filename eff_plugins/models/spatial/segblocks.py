@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from eff_plugins.dynamic.blockwise import Blockwise
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.reinforce import Sampled, expected, log_probability
+from eff_plugins.ops.block_conv import forget_packed
 from eff_plugins.ops.dual import DualGrid
 from eff_plugins.registry import MODELS
 
@@ -124,6 +126,10 @@ class SegBlocks(BaseModule, DynamicModule):
         self.size_divisor = network.size_divisor
         self._macs_of, self._policy_macs_of = MacsOf(), MacsOf()
 
+    def train(self, mode: bool = True) -> SegBlocks:
+        forget_packed(self.backbone)  # as RowExecutor does: averaged weights are swapped in before an evaluation
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.check_execution()
         if self.execution == 'dense':
@@ -146,14 +152,15 @@ class SegBlocks(BaseModule, DynamicModule):
         size = tuple(x.shape[1:])
         dense, policy = self._macs_of(self.backbone, size), self._policy_macs_of(self.policy, size)
         density = expected(scores, on).flatten(1).mean(1)
-        spent = scores.new_full((len(x),), dense) if macs is None else macs.to(scores.dtype)
+        spent = torch.full((len(x),), dense, device=x.device) if macs is None else macs.float()
         # a block in half the resolution costs a quarter; the value is what was executed
-        slope = 0.75 * dense * (density - density.detach())
+        slope = 0.75 * dense * (density.float() - density.float().detach())
         emit(
             self,
             dense_macs=dense,
             macs=spent + slope + policy,
             policy_macs=policy,
+            least_macs=dense / 4 + policy,  # borders apart
             density=density,
             mask=on.detach(),
             scores=scores.detach(),

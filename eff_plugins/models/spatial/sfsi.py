@@ -118,9 +118,10 @@ class InterpolatingGate(DynamicModule):
         return out
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor, channels: int) -> None:
+        on = on.float()  # half precision cannot count
         sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
         dense, macs = branch_macs(block, sizes, on, None if self.training else self.rows)
-        window, positions = self.kernel.window**2, scores[0].numel()
+        window, positions = self.kernel.window**2, scores.shape[2] * scores.shape[3]
         policy = self._policy_macs(self.masker, tuple(x.shape[1:])) + window * positions
         around = float(window * channels * positions)
         emit(

@@ -199,6 +199,17 @@ def test_specialised_form_folds_every_norm_and_gives_the_same():
         assert_close(dynamic.set_execution(form, 'dense')(x), dynamic.set_execution(net, 'dense')(x), 1e-4)
 
 
+def test_a_specialised_form_specialises_to_itself_and_keeps_its_calibration():
+    net, x = network(), torch.randn(4, 3, 64, 64)
+    dynamic.calibrate(net, [x], budgets=[0.8])
+    once = net.specialise()
+    dynamic.set_budget(once, 0.8)
+    for copied in (once, once.specialise()):
+        dynamic.set_policy(dynamic.set_execution(copied, 'sparse'), 'fixed', 1)
+    with torch.no_grad():
+        torch.testing.assert_close(once.specialise()(x), once(x))
+
+
 def test_copies_pickles_predictions_and_bf16():
     net = network(data_preprocessor=dict(type='mmengine.ImgDataPreprocessor', mean=[128] * 3, std=[64] * 3))
     x = pictures(4)

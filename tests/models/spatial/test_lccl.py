@@ -7,8 +7,8 @@ from eff_plugins import dynamic
 from eff_plugins.dynamic.losses import Situation, budget_loss
 from eff_plugins.models.image.cifar_resnet import CifarResNet
 from eff_plugins.models.spatial.lccl import LCCL
-from eff_plugins.testing.conformance import build
-from eff_plugins.testing.dynamic_types import MOBILE
+from eff_plugins.testing.conformance import build, varied
+from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
 
 
 @pytest.mark.parametrize('kernel', ['shared', 'pointwise'])
@@ -39,6 +39,31 @@ def test_a_budget_loss_reaches_the_sparsity():
     budget_loss(dict(ratios=1.0), situation)['loss_budget_ratios'].backward()
     shifts = [m.norm.bias.grad for block in net.modules() if hasattr(block, 'layers') for m in block.layers.values()]
     assert len(shifts) == 6 and all(float(grad) > 0 for grad in shifts)
+
+
+@pytest.mark.parametrize('label', ['LCCL', 'SFSI', 'LASNet'])
+def test_an_empty_batch_gives_an_empty_map(label):
+    net, x = varied(DYNAMIC[label])
+    for execution in ('masked', 'sparse'):
+        with dynamic.record(net):
+            assert len(dynamic.set_execution(net, execution)(x[:0])[-1]) == 0
+
+
+def test_a_budget_moves_the_threshold_of_evaluation_alone():
+    net, x = varied(DYNAMIC['LCCL'])
+
+    def density(training):
+        with dynamic.record(dynamic.set_execution(net.train(training), 'masked')) as stats:
+            net(x)
+        return float(torch.stack(list(stats.densities().values())).mean())
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    before = density(True)
+    dynamic.calibrate(net, [x], budgets=[0.6])
+    dynamic.set_budget(net, 0.6)
+    assert density(True) == pytest.approx(before, abs=1e-3) and density(False) < before - 0.05
 
 
 def test_what_makes_no_sense_is_refused():

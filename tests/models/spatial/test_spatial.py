@@ -7,16 +7,25 @@ from mmengine.registry import MODELS
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.dynamic.module import dynamic_modules
+from eff_plugins.dynamic.policies import Decide
 from eff_plugins.models.image.resnet import ResNet
 from eff_plugins.models.spatial.dynconv import DynConv
 from eff_plugins.models.spatial.lasnet import LASNet
 from eff_plugins.models.spatial.layer_skip import LayerSkip
+from eff_plugins.models.spatial.sbnet import SBNet
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.conformance import check, difference, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
 from eff_plugins.testing.oracles import randomise
 
 SMALL = dict(base_channels=8)
+GN = dict(type='GN', num_groups=8)
+# blocks of one convolution whose activation comes before the sum, as in EfficientNetV2
+FUSED = dict(
+    type='eff_plugins.InvertedResidualNet',
+    arch=dict(stages=[dict(channels=8, repeats=3, block='conv', stride=2)], stem_channels=8, act='relu6'),
+    out_indices=(1,),
+)
 
 
 def network(label):
@@ -85,6 +94,10 @@ def test_changed_weights_are_noticed():
     ('build', 'error', 'message'),
     [
         (lambda: LASNet(depth=50, granularity=0), ValueError, 'granularity 0 must be at least 1'),
+        (lambda: LASNet(depth=50, granularity=0.5), ValueError, 'granularity 0.5 must be a whole number'),
+        (lambda: LASNet(FUSED), TypeError, r'ends with an activation \(relu6\) before the sum'),
+        (lambda: DynConv({**FUSED, 'arch': {**FUSED['arch'], 'act': 'swish'}}), TypeError, 'no kernel computes swish'),
+        (lambda: SBNet(dict(type='eff_plugins.ResNet', depth=18, norm_cfg=GN)), TypeError, 'GroupNorm depends'),
         (lambda: LASNet(depth=50, granularity=(8, 4)), ValueError, 'has 2 numbers; ResNet has 4 stages'),
         (lambda: DynConv(depth=50, norm_cfg=dict(type='GN', num_groups=8)), TypeError, 'GroupNorm depends'),
         (
@@ -102,6 +115,29 @@ def test_changed_weights_are_noticed():
 def test_what_cannot_be_hosted_is_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize('act', ['relu6', 'swish'])
+def test_an_activation_before_the_sum_stays(act):
+    config = {**FUSED, 'arch': {**FUSED['arch'], 'act': act}}
+    net, x, how = MODELS.build(config).eval(), torch.randn(3, 3, 32, 32), Preparation(prepack=True)
+    randomise(net)
+    with torch.no_grad():
+        want = net(x)
+        assert close(prepare(net, how)(how.inputs(x)), want, 1e-4)
+        skipping = LayerSkip(net).eval()
+        for module in skipping.modules():
+            if isinstance(module, Decide):
+                module.kind, module.density = 'random', 0.5
+        torch.manual_seed(0)
+        masked = [y.clone() for y in dynamic.set_execution(skipping, 'masked')(x)]
+        torch.manual_seed(0)
+        assert close(dynamic.set_execution(skipping, 'sparse')(x), masked, 1e-4) and not close(masked, want, 1e-3)
+
+
+def test_granularity_by_default_fits_the_stages():
+    gates = [m.patch for _, m in dynamic_modules(LASNet(depth=18, out_indices=(1, 2), **SMALL))]
+    assert gates == [8, 8, 4, 4, 7, 7]
 
 
 def test_an_input_smaller_than_a_patch_is_refused():

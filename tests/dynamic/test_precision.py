@@ -1,0 +1,41 @@
+"""Half precision: what is counted and drawn stays exact, and autocast runs in every execution."""
+
+import pytest
+import torch
+
+from eff_plugins import dynamic
+from eff_plugins.dynamic.sampling import gumbel_sigmoid
+from eff_plugins.testing.conformance import difference, tensors, varied
+from eff_plugins.testing.dynamic_types import DYNAMIC
+
+SPATIAL = ['LASNet', 'DynConv on InvertedResidualNet', 'SACT', 'SFSI', 'LCCL', 'SBNet', 'SegBlocks']
+
+
+@pytest.mark.parametrize('label', SPATIAL)
+def test_costs_are_counted_in_single_precision(label):
+    net, x = varied(DYNAMIC[label])
+    dynamic.set_execution(net, 'masked').bfloat16()
+    with dynamic.record(net) as stats, torch.no_grad():
+        net(x.bfloat16())
+    assert all(entry.macs.dtype == torch.float32 for entry in stats.entries)
+    assert stats.saved_macs().isfinite()
+
+
+@pytest.mark.parametrize('label', [*SPATIAL, 'LayerSkip on InvertedResidualNet', 'DRNet', 'RANet'])
+def test_sparse_execution_runs_under_autocast(label):
+    net, x = varied(DYNAMIC[label])
+    dynamic.set_policy(dynamic.set_execution(net, 'sparse'), 'all')
+    with torch.no_grad():
+        want = [tensor.clone() for tensor in tensors(net(x))]
+        with torch.autocast('cpu', torch.bfloat16), dynamic.record(net):
+            got = [tensor.float() for tensor in tensors(net(x))]
+    assert difference(got, want) < 0.1
+
+
+def test_gumbel_samples_of_half_precision_have_tails():
+    torch.manual_seed(0)
+    logits = torch.full((200_000,), 8.0, dtype=torch.bfloat16)
+    on = gumbel_sigmoid(logits)
+    assert on.dtype == torch.bfloat16
+    off = float((on == 0).float().mean())
+    assert off == pytest.approx(1 / (1 + 2.718281828**8), abs=1.5e-4)
