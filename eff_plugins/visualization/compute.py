@@ -88,13 +88,17 @@ def _spent(entry: Entry, row: int | None, stats: Stats) -> float:
     return float(macs.sum()) / stats.samples if row is None else float(macs[row])
 
 
+def floor_share(done: Pass, sample: int) -> float:
+    """The least share of the dense network's multiply-adds that one picture can take."""
+    avoidable = sum(entry.dense_macs - entry.floor_macs for entry, _ in _calls(done.stats, sample))
+    return 1 - avoidable / done.network_macs
+
+
 def legend_lines(done: Pass, sample: int) -> list[str]:
     """What a legend says of one picture: its share, the least possible, and what it took of several (an exit ...)."""
-    calls = _calls(done.stats, sample)
-    saved = sum(entry.dense_macs - entry.floor_macs for entry, _ in calls)
-    share, floor = executed_share(done.stats, sample, done.network_macs), 1 - saved / done.network_macs
-    lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor:.0f} %']
-    for entry, row in calls:
+    share = executed_share(done.stats, sample, done.network_macs)
+    lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor_share(done, sample):.0f} %']
+    for entry, row in _calls(done.stats, sample):
         if entry.choice is not None and row is not None:
             lines.append(f'{entry.name.rpartition(".")[2] or "network"}: choice {int(entry.choice[row])}')
     return lines
@@ -151,18 +155,18 @@ def paint(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.nd
     return ((1 - strength) * grey + strength * _colours(heat)).round().astype(np.uint8)
 
 
-def with_legend(painted: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """Put the colour scale (0 to 1 of the dense multiply-adds) and ``lines`` below a painted picture (H, W, 3)."""
+def with_legend(painted: np.ndarray, lines: Sequence[str], low: float = 0.0) -> np.ndarray:
+    """Put the colour scale (``low`` to 1 of the dense multiply-adds) and ``lines`` below a painted picture (H, W, 3)."""
     import cv2
 
     width = max(painted.shape[1], _NARROWEST)
     canvas = np.full((painted.shape[0] + _STRIP + _LINE * len(lines) + 4, width, 3), 255, np.uint8)
     canvas[: painted.shape[0], : painted.shape[1]] = painted
     top = painted.shape[0] + 4
-    canvas[top : top + 10, 20:-20] = _colours(np.linspace(0, 1, width - 40))
+    canvas[top : top + 10, 40:-50] = _colours(np.linspace(0, 1, width - 90))
     font, black = cv2.FONT_HERSHEY_SIMPLEX, (0, 0, 0)
-    cv2.putText(canvas, '0', (6, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
-    cv2.putText(canvas, '1', (width - 14, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
+    cv2.putText(canvas, f'{100 * low:.0f} %', (6, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
+    cv2.putText(canvas, '100 %', (width - 46, top + 10), font, 0.4, black, 1, cv2.LINE_AA)
     for i, line in enumerate(lines):
         cv2.putText(canvas, line, (6, top + _STRIP + _LINE * i), font, 0.42, black, 1, cv2.LINE_AA)
     return canvas
@@ -189,15 +193,16 @@ def compute_panel(
     """
     if done.size is None or sample >= done.stats.samples:
         return None
-    whole = compute_map(done.stats, done.size, sample, done.network_macs)
+    whole, floor = compute_map(done.stats, done.size, sample, done.network_macs), floor_share(done, sample)
     heat = undo(whole, metainfo, (picture.shape[0], picture.shape[1]))
-    painted = paint(picture, heat)
+    # where most of a network is static, the colours tell apart what could have been left out
+    painted = paint(picture, (heat - floor) / max(1 - floor, 1e-6))
     if height is not None and height != len(painted):
         import cv2
 
         wide = max(1, round(painted.shape[1] * height / len(painted)))
         painted = cv2.resize(painted, (wide, height), interpolation=cv2.INTER_NEAREST)
-    return with_legend(painted, legend_lines(done, sample))
+    return with_legend(painted, legend_lines(done, sample), floor)
 
 
 def add_panel(file: Path, picture: np.ndarray, done: Pass | None, sample: int, metainfo: Any) -> None:
