@@ -32,7 +32,7 @@ def gumbel_sigmoid(logits: Tensor, temperature: float = 1.0) -> Tensor:
     wide = logits.float() if logits.dtype in _HALF else logits  # noise of half precision has no tails
     uniform = torch.rand_like(wide).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((wide + uniform.log() - (-uniform).log1p()) / temperature)
-    return _straight_through((soft > 0.5).to(soft.dtype), soft).to(logits.dtype)
+    return straight_through((soft > 0.5).to(soft.dtype), soft).to(logits.dtype)
 
 
 def gumbel_softmax(logits: Tensor, temperature: float = 1.0, dim: int = -1) -> Tensor:
@@ -51,10 +51,10 @@ def gumbel_softmax(logits: Tensor, temperature: float = 1.0, dim: int = -1) -> T
     noise = -torch.empty_like(wide).exponential_().clamp(min=1e-10).log()
     soft = torch.softmax((wide + noise) / temperature, dim)
     hard = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)
-    return _straight_through(hard, soft).to(logits.dtype)
+    return straight_through(hard, soft).to(logits.dtype)
 
 
-def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of ``hard``, exactly, with the gradient of ``soft``."""
     return hard.detach() + (soft - soft.detach())
 

@@ -13,6 +13,7 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
+from eff_plugins.dynamic.sampling import straight_through
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, check_rows, layer_sizes
 from eff_plugins.models.spatial.dynconv import PixelMasker
@@ -21,6 +22,9 @@ from eff_plugins.models.spatial.lasnet import stride_of
 from eff_plugins.ops.rows import RowConv, run_rows
 
 _LEAST = 1e-12  # sum of weights below which there is nothing to interpolate from
+# Share of a neighbour's weight below which sums of weights count as that much for gradients: a sample more next to a position
+# whose samples are all far would change its value by their difference, not by that over a vanishing sum
+_STEADY = 0.1
 
 
 class Kernel(nn.Module):
@@ -40,7 +44,8 @@ class Kernel(nn.Module):
     def forward(self) -> Tensor:
         steps = torch.arange(self.window, device=self.inverse_width.device) - self.window // 2
         distance = (steps[:, None] ** 2 + steps**2).to(self.inverse_width.dtype)
-        return torch.exp(-(self.inverse_width**2) * distance / 2)[None, None]
+        # a position that is interpolated has no sample of its own: 0 there
+        return (torch.exp(-(self.inverse_width**2) * distance / 2) * (distance > 0))[None, None]
 
 
 class InterpolatingGate(DynamicModule):
@@ -92,6 +97,10 @@ class InterpolatingGate(DynamicModule):
                 1,
                 sampled.shape[1],
             )
+            if torch.is_grad_enabled():
+                beside = kernel[0, 0, kernel.shape[-1] // 2, kernel.shape[-1] // 2 + 1]
+                steady = around * ((1 - on) / torch.maximum(weight, _STEADY * beside.detach()))
+                around, share = straight_through(around * share, steady), torch.ones_like(share)
         else:
             sampled = self.rows.branch(block, x, on > 0)
             around = self._around(sampled, kernel, (on == 0).flatten().nonzero().flatten().int())

@@ -7,8 +7,9 @@ import torch
 
 from eff_plugins import dynamic
 from eff_plugins.models.image.cifar_resnet import CifarResNet
-from eff_plugins.models.spatial.sfsi import SFSI
-from eff_plugins.testing.conformance import build
+from eff_plugins.models.spatial.sfsi import SFSI, Kernel
+from eff_plugins.testing.conformance import build, varied
+from eff_plugins.testing.dynamic_types import DYNAMIC
 
 
 def gate(window=5, grid=4):
@@ -49,6 +50,18 @@ def test_the_grid_is_sampled_even_where_nothing_else_is():
     where = stats.entries[0].mask[0, 0].nonzero().tolist()
     assert where == [[2, 2], [2, 6], [6, 2], [6, 6]]
     assert block.dynamic.grid_of((1, 3)).sum() == 1
+
+
+def test_a_narrow_kernel_has_bounded_gradients():
+    net, x = varied(DYNAMIC['SFSI'])
+    for module in net.modules():
+        if isinstance(module, Kernel):
+            module.inverse_width.data.fill_(4.0)
+    dynamic.set_execution(net, 'masked').train()
+    torch.manual_seed(0)
+    sum(y.square().mean() for y in net(x)).backward()
+    norm = torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]).norm()
+    assert float(norm) < 1e6
 
 
 def test_the_width_is_learned():
