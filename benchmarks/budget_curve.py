@@ -18,15 +18,8 @@ from typing import Any
 import torch
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
-from eff_plugins.engine.execution import ExecutionHook, Operation
-from eff_plugins.engine.runs import (
-    add_common_arguments,
-    build_runner,
-    check_checkpoint,
-    friendly,
-    load_config,
-    table,
-)
+from eff_plugins.engine.execution import Operation, test_as
+from eff_plugins.engine.runs import add_common_arguments, check_checkpoint, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 
 
@@ -34,11 +27,7 @@ def test(args: argparse.Namespace, operation: Operation) -> dict[str, Any]:
     """The metrics of one test, and what it spent."""
     cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
     cfg.load_from = args.checkpoint
-    runner = build_runner(cfg)
-    operation.check(runner.model)
-    hook = ExecutionHook(operation)
-    runner.register_hook(hook)
-    metrics = runner.test()
+    _, hook, metrics = test_as(cfg, operation)
     assert hook.spent is not None
     spent = dict(executed_share=round(hook.spent.share, 4), density=round(hook.spent.density, 4))
     return spent | {name: round(value, 4) for name, value in metrics.items() if isinstance(value, float)}

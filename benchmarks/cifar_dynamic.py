@@ -78,6 +78,8 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
     kept = args.kept / f'{name}.json'
     if kept.exists():
         found = json.loads(kept.read_text())
+        if missing := [b for b in args.budgets if policy != 'all' and str(b) not in found]:
+            raise ValueError(f'{kept} holds no budget {missing[0]}: remove it, or give another --kept, to train anew')
         return {float(b): (np.array(list(r['right'])) == '1', r['share'], r['density']) for b, r in found.items()}
     cfg = load_config(config, str(args.work_dir / name), args.cfg_options)
     cfg.randomness = dict(seed=seed)
@@ -112,7 +114,13 @@ def main() -> None:
     parser.add_argument('--train-budget', type=float, default=0.6, help='where the trainings end')
     parser.add_argument('--policies', nargs='+', choices=('learned', 'random'), default=['learned', 'random'])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cifar_dynamic'))
-    parser.add_argument('--kept', type=Path, default=Path('work_dirs/cifar_dynamic'), metavar='DIR')
+    parser.add_argument(
+        '--kept',
+        type=Path,
+        default=Path('work_dirs/cifar_dynamic'),
+        metavar='DIR',
+        help='results of finished trainings; another one for other --cfg-options',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()

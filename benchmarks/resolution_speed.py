@@ -36,8 +36,8 @@ from eff_plugins.dynamic.exits import confidence, fit_thresholds
 from eff_plugins.engine.runs import friendly, load_config, table
 from eff_plugins.models.resolution.drnet import DRNet
 from eff_plugins.models.resolution.norm import at_resolution
-from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import Latency, paired_ratio, threads, time_interleaved
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import Latency, device_name, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.subjects import pictures
 from eff_plugins.registry import MODELS
 

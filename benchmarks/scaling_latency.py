@@ -26,8 +26,8 @@ import torch
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.deploy import Preparation
 from eff_plugins.engine.runs import table
-from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import busy_note, threads, time_interleaved
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import busy_note, device_name, threads, time_interleaved
 from eff_plugins.scaling import CompoundRule, Description, FastRule, Rule, cost, read_base, scale_to_macs
 from eff_plugins.scaling.latency import deployed_call
 

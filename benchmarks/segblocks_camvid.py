@@ -27,8 +27,8 @@ from eff_plugins import adapt, dynamic
 from eff_plugins.compat.loading import safe_load
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.engine.runs import friendly, load_config, table
-from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import Latency, paired_ratio, threads
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import Latency, device_name, paired_ratio, threads
 
 IGNORED = 255
 

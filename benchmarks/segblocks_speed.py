@@ -28,8 +28,8 @@ from eff_plugins.engine.runs import friendly, table
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
 from eff_plugins.models.image.resnet import ResNet
 from eff_plugins.models.spatial.segblocks import SegBlocks
-from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import paired_ratio, threads, time_interleaved
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import device_name, paired_ratio, threads, time_interleaved
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     'resnet18': lambda: ResNet(18),

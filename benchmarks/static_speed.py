@@ -29,8 +29,8 @@ from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.deploy.export import max_difference
 from eff_plugins.engine.runs import friendly, table
 from eff_plugins.models.image.zoo import variant
-from eff_plugins.profiling.benchmark import device_name, write_csv
-from eff_plugins.profiling.latency import Latency, Ratio, paired_ratio, threads, time_interleaved
+from eff_plugins.profiling.benchmark import write_csv
+from eff_plugins.profiling.latency import Latency, Ratio, device_name, paired_ratio, threads, time_interleaved
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.profiling.subjects import pictures
 from eff_plugins.testing.families import families

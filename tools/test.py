@@ -3,10 +3,9 @@
 import argparse
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
-from eff_plugins.engine.execution import ExecutionHook, Operation, add_dynamic_arguments
+from eff_plugins.engine.execution import Operation, add_dynamic_arguments, test_as
 from eff_plugins.engine.runs import (
     add_common_arguments,
-    build_runner,
     check_checkpoint,
     friendly,
     load_config,
@@ -32,11 +31,7 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
-    runner = build_runner(cfg)
-    operation.check(runner.model)
-    hook = ExecutionHook(operation)
-    runner.register_hook(hook)
-    metrics = runner.test()
+    runner, hook, metrics = test_as(cfg, operation)
     if runner.rank != 0:
         return
     how = hook.record(runner)

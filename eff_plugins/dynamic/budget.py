@@ -62,11 +62,12 @@ class Calibration:
             )
         if budget >= top:
             return self.knobs[0]
-        at = int(np.searchsorted(-np.array(self.shares), -budget))  # shares[at - 1] > budget >= shares[at]
-        if self.shares[at - 1] - self.shares[at] > 2 * _GAP and budget - self.shares[at] > _TOLERANCE:
+        above = min(share for share in self.shares if share > budget)
+        below = max((share for share in self.shares if share <= budget), default=floor)
+        if above - below > 2 * _GAP and min(above - budget, budget - below) > _TOLERANCE:
             warnings.warn(
-                f'budget={budget} lies between the measured shares {self.shares[at]:.3f} and {self.shares[at - 1]:.3f}: what '
-                f'is spent may be far from it; calibrate(..., budgets=({budget},)) measures there',
+                f'budget={budget} lies between the measured shares {below:.3f} and {above:.3f}: what is spent may be far '
+                f'from it; calibrate(..., budgets=({budget},)) measures there',
                 stacklevel=3,
             )
         knobs = np.array(self.knobs[::-1])

@@ -16,6 +16,7 @@ from torch import nn
 from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set_policy
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
+from eff_plugins.engine.runs import build_runner
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,19 @@ class ExecutionHook(Hook):
 
 def _unwrapped(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def test_as(cfg: Config, operation: Operation) -> tuple[Runner, ExecutionHook, dict[str, float]]:
+    """Test a config's checkpoint (``load_from``), its network run as ``operation`` says.
+
+    Returns:
+        The runner, the hook that knows what was spent, and the metrics.
+
+    Raises:
+        ValueError: ``operation`` asks a static model to decide.
+    """
+    runner = build_runner(cfg)
+    operation.check(runner.model)
+    hook = ExecutionHook(operation)
+    runner.register_hook(hook)
+    return runner, hook, runner.test()

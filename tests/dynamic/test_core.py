@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -228,6 +229,9 @@ def test_a_curve_has_no_wide_gaps_where_scores_are_bimodal():
             net(x)
         assert float(stats.share(total)) == pytest.approx(budget, abs=0.05)
     dynamic.calibrate(net, [x], budgets=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # it was measured there
+        dynamic.set_budget(net, 0.9)
     with pytest.warns(UserWarning, match='lies between the measured shares'):
         dynamic.set_budget(net, middle)
 

@@ -52,8 +52,9 @@ def LASNet(network: nn.Module, granularity: int | Sequence[int] | None = None) -
         ValueError: A granularity below 1, or their number is not that of the stages.
         TypeError: A residual block that cannot be computed in part; the message says why.
     """
-    default = GRANULARITY[: len(stages_of(network, 1))]
-    for blocks, patch in stages_of(network, default if granularity is None else granularity):
+    if granularity is None:
+        granularity = GRANULARITY[: len(stages_of(network, 1))]
+    for blocks, patch in stages_of(network, granularity):
         for block in blocks:
             block.dynamic = SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block)
     return network

@@ -151,10 +151,10 @@ class SegBlocks(BaseModule, DynamicModule):
     def _report(self, x: Tensor, scores: Tensor, on: Tensor, macs: Tensor | None) -> None:
         size = tuple(x.shape[1:])
         dense, policy = self._macs_of(self.backbone, size), self._policy_macs_of(self.policy, size)
-        density = expected(scores, on).flatten(1).mean(1)
+        density = expected(scores, on).float().flatten(1).mean(1)
         spent = torch.full((len(x),), dense, device=x.device) if macs is None else macs.float()
         # a block in half the resolution costs a quarter; the value is what was executed
-        slope = 0.75 * dense * (density.float() - density.float().detach())
+        slope = 0.75 * dense * (density - density.detach())
         emit(
             self,
             dense_macs=dense,

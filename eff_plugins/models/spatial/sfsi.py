@@ -97,16 +97,18 @@ class InterpolatingGate(DynamicModule):
                 1,
                 sampled.shape[1],
             )
-            if torch.is_grad_enabled():
-                beside = kernel[0, 0, kernel.shape[-1] // 2, kernel.shape[-1] // 2 + 1]
-                steady = around * ((1 - on) / torch.maximum(weight, _STEADY * beside.detach()))
-                around, share = straight_through(around * share, steady), torch.ones_like(share)
         else:
             sampled = self.rows.branch(block, x, on > 0)
             around = self._around(sampled, kernel, (on == 0).flatten().nonzero().flatten().int())
+        filled = around * share
+        if self.execution == 'masked' and torch.is_grad_enabled():
+            # the nearest positions have the largest weight
+            filled = straight_through(
+                filled, around * ((1 - on) / torch.maximum(weight, _STEADY * kernel.amax().detach()))
+            )
         if recording():
             self._report(block, x, scores, on, sampled.shape[1])
-        return block.merge(block.run_shortcut(x), sampled + around * share)
+        return block.merge(block.run_shortcut(x), sampled + filled)
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
         """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""

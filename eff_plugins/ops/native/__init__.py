@@ -71,9 +71,8 @@ def build(cxx: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
-        error = _compile(_commands(cxx, folder, ['-fopenmp']))
-        if error and not _compile(_commands(cxx, folder, [])):  # a compiler without OpenMP: one thread
-            error = None
+        # a compiler without OpenMP makes a library for one thread
+        error = _compile(_commands(cxx, folder, ['-fopenmp'])) and _compile(_commands(cxx, folder, []))
         if error:
             raise RuntimeError(error)
         (folder / 'rows.so').replace(target)
