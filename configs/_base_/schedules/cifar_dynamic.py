@@ -2,7 +2,7 @@
 # the skipping broke; policies start from nothing and learn faster.
 _base_ = './cifar_sgd.py'
 optim_wrapper = dict(
-    optimizer=dict(lr=0.02, weight_decay=1e-4),
+    optimizer=dict(lr=0.01, weight_decay=1e-4),
     clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(custom_keys=dict(dynamic=dict(lr_mult=3.0))),
 )
