@@ -3,9 +3,9 @@
 The knob is fitted on pictures that did not train the network (those of the training file behind the config's ``indices``),
 and ``val`` is read once. The multiply-adds are those executed, policy included. ``fixed_at_equal_macs`` is the accuracy of
 the fixed exits or resolutions, interpolated at the row's multiply-adds; the interval is that of the difference (paired
-bootstrap over the pictures, one training).
+bootstrap over the pictures). With several checkpoints, of one config and several seeds, it is the mean over them.
 
-    python benchmarks/choice_budgets.py CONFIG CHECKPOINT --out CSV
+    python benchmarks/choice_budgets.py CONFIG CHECKPOINT ... --out CSV
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def fixed_at(fixed: list[Result], macs: float) -> np.ndarray:
     return sum(weight * right for weight, (right, _) in zip(weights, ordered, strict=True))  # type: ignore[return-value]
 
 
-def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[list[tuple[str, str, Result]], float]:
-    """(policy, setting, result) of each row, and the dense network's multiply-adds."""
+def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[dict[tuple[str, str], Result], float]:
+    """(policy, setting) -> result, and the dense network's multiply-adds."""
     pipeline = cfg.val_dataloader.dataset.pipeline
     train = cfg.train_dataloader.dataset
     fitting, _ = batches(model, train, pipeline, slice(train.indices, None))
     inputs, labels = batches(model, cfg.val_dataloader.dataset, pipeline, slice(None))
     dynamic.set_execution(model, 'sparse')
-    results: list[tuple[str, str, Result]] = []
+    results: dict[tuple[str, str], Result] = {}
     for number in range(decisions(model)[0].count):  # type: ignore[arg-type]
         dynamic.set_policy(model, 'fixed', number)
-        results.append(('fixed', str(number), evaluate(model, inputs, labels)))
+        results['fixed', str(number)] = evaluate(model, inputs, labels)
     for kind in ('learned', 'random'):
         torch.manual_seed(0)
         dynamic.set_policy(model, kind)
@@ -78,36 +78,47 @@ def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[list[tuple[str,
         for budget in budgets:
             if budget >= calibration.shares[-1]:
                 dynamic.set_budget(model, budget)
-                results.append((kind, str(budget), evaluate(model, inputs, labels)))
+                results[kind, str(budget)] = evaluate(model, inputs, labels)
     return results, dynamic.network_macs(model, lambda: model(inputs[0][:1]), 1)
+
+
+def compared(results: dict[tuple[str, str], Result]) -> dict[tuple[str, str], tuple[np.ndarray, float, np.ndarray]]:
+    """As ``results``, with the (N,) share of fixed choices at equal cost that are right on each picture."""
+    fixed = [result for (kind, _), result in results.items() if kind == 'fixed']
+    return {key: (right, macs, fixed_at(fixed, macs)) for key, (right, macs) in results.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
-    parser.add_argument('checkpoint')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument('--budgets', type=float, nargs='+', default=[0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
     cfg = load_config(args.config)
-    model: Any = MODELS.build(cfg.model)
-    load_strict(model, safe_load(args.checkpoint)['state_dict'], args.checkpoint)
-    results, dense = measure(model.eval(), cfg, args.budgets)
-    fixed = [result for kind, _, result in results if kind == 'fixed']
-    count = len(fixed[0][0])
+    found = []
+    for checkpoint in args.checkpoints:
+        model: Any = MODELS.build(cfg.model)
+        load_strict(model, safe_load(checkpoint)['state_dict'], checkpoint)
+        results, dense = measure(model.eval(), cfg, args.budgets)
+        found.append(compared(results))
+    count = len(next(iter(found[0].values()))[0])
     draws = np.random.default_rng(0).integers(0, count, (4000, count))
     rows = []
-    for kind, setting, (right, macs) in results:
-        difference = right - fixed_at(fixed, macs)
+    for kind, setting in found[0]:
+        seeds = [results[kind, setting] for results in found if (kind, setting) in results]
+        right, macs, fixed = (np.mean([seed[part] for seed in seeds], 0) for part in range(3))
+        difference = right - fixed
         low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
         rows.append(
             {
                 'policy': kind,
                 'setting': setting,
-                'macs_mean': round(macs),
+                'macs_mean': round(float(macs)),
                 'share': f'{macs / dense:.3f}',
                 'accuracy': f'{right.mean():.4f}',
-                'fixed_at_equal_macs': f'{fixed_at(fixed, macs).mean():.4f}',
+                'accuracy_seeds': ' '.join(f'{seed[0].mean():.3f}' for seed in seeds),
+                'fixed_at_equal_macs': f'{fixed.mean():.4f}',
                 'difference': f'{difference.mean():+.4f}',
                 'low': f'{low:+.4f}',
                 'high': f'{high:+.4f}',
