@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.module import decisions, dynamic_modules, executing
+from eff_plugins.dynamic.module import decisions, dynamic_modules, executing, is_dynamic
 from eff_plugins.dynamic.policies import Knob, Policy
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.files import atomic
@@ -180,7 +180,7 @@ def calibrate(
     falling = np.minimum.accumulate([curve[place] for place in places])
     mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))
     tried = tuple(_between(knobs, place) for place in places)
-    calibration = Calibration(kind, tried, tuple(map(float, falling)), mean, fingerprint(model))
+    calibration = Calibration(kind, tried, tuple(map(float, falling)), mean, _identity(model))
     _keep(model, {kind: calibration})
     return calibration
 
@@ -229,14 +229,19 @@ def _keep(model: nn.Module, calibrations: dict[str, Calibration]) -> None:
 
 
 def carry_calibrations(model: nn.Module, copy: nn.Module) -> None:
-    """Let what was calibrated on ``model`` hold for ``copy``, the same network in another form (folded, cast).
+    """Let calibrations of ``model``, made or loaded, hold for ``copy``, the same network in another form (folded, cast).
 
-    Weights differ between the two, decisions do not; a calibration that is not of ``model`` is not made to fit.
+    Weights differ between the two, decisions do not.
     """
-    kept = getattr(model, '_calibrations', {})
-    if kept:
-        ours, theirs = fingerprint(model), fingerprint(copy)
-        _keep(copy, {k: replace(c, fingerprint=theirs) for k, c in kept.items() if c.fingerprint == ours})
+    if is_dynamic(model):
+        copy._form_of = {fingerprint(copy): _identity(model)}  # type: ignore[assignment]
+        _keep(copy, getattr(model, '_calibrations', {}))
+
+
+def _identity(model: nn.Module) -> str:
+    """The fingerprint of the network that ``model`` is a form of, as long as its weights are that form's."""
+    own = fingerprint(model)
+    return getattr(model, '_form_of', {}).get(own, own)
 
 
 def _alike(model: nn.Module) -> list[Policy]:
@@ -286,7 +291,7 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
         raise ValueError(f'no calibration for the {kind} policy of this model: call calibrate(model, batches) first')
     if found.kind != kind:
         raise ValueError(f'the calibration is for the {found.kind} policy, the model has {kind}')
-    if found.fingerprint != fingerprint(model):
+    if found.fingerprint != _identity(model):
         raise ValueError('the calibration is of another model, or of other weights: calibrate this one')
     knob = found.knob(budget)
     set_knob(model, knob)

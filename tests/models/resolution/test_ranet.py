@@ -200,3 +200,15 @@ def test_settings_that_do_not_fit_are_refused():
             RANet(**{**TINY, **changes})
     with pytest.raises(TypeError, match='InvertedResidualNet has no exits'):
         EarlyExitClassifier(dict(type='InvertedResidualNet', arch='mobilenetv2_w1.0'), num_classes=4)
+
+
+def test_a_stored_calibration_fits_the_folded_form_and_the_other_way_round():
+    net, x = network(), pictures()
+    fused = fuse_conv_bn(net)
+    stored = dynamic.calibrate(net, [x])
+    budget = (1 + stored.shares[-1]) / 2
+    assert dynamic.set_budget(fused, budget, stored) == dynamic.set_budget(net, budget)
+    dynamic.set_budget(net, budget, dynamic.calibrate(fused, [x]))
+    next(fused.parameters()).data.zero_()
+    with pytest.raises(ValueError, match='of another model'):
+        dynamic.set_budget(fused, budget, stored)
