@@ -35,11 +35,15 @@ class BreakEven:
 
     Args:
         path: The file; one is made for this processor, its kernels and the number of threads where it is None.
+
+    Attributes:
+        revision: Another object whenever a density may have changed.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path) if path else cache_folder('break_even') / f'{_device()}.json'
         self._known: dict[str, float] = {}
+        self.revision = object()
         if self.path.is_file():
             try:
                 self._known = {str(key): float(value) for key, value in json.loads(self.path.read_text()).items()}
@@ -65,6 +69,7 @@ class BreakEven:
     def add(self, densities: dict[str, float]) -> None:
         """Keep measured densities, also on disk."""
         self._known |= densities
+        self.revision = object()
         with atomic(self.path) as partial:
             partial.write_text(json.dumps(dict(sorted(self._known.items())), indent=1) + '\n')
 

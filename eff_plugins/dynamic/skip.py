@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, computes_rows, layer_sizes, may_overwrite
+from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite
+from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.ops.scores import patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -38,7 +40,7 @@ class PooledGate(nn.Module):
         nn.init.constant_(self.fc.bias, keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        return patch_scores(x, self.fc.weight[:, :, None, None], self.fc.bias, max(x.shape[2:]))
+        return patch_scores(x, self.fc.weight, self.fc.bias, max(x.shape[2], x.shape[3]))
 
 
 class LayerGate(DynamicModule):
@@ -64,12 +66,14 @@ class LayerGate(DynamicModule):
         if self.execution == 'dense':
             return block.run(x)
         scores = self.gate(x)
+        if self.execution == 'sparse' and not recording():
+            return self._sparse(block, x, *self.decide.cut(scores))
         on = self.decide(scores)
         if recording():
             self._report(block, x, scores, on)
         if self.execution == 'masked':
             return block.merge(block.run_shortcut(x), block.masked_branch(x) * on)
-        return self._sparse(block, x, on.flatten() > 0)
+        return self._sparse(block, x, on, 0.0)
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         gate, density = float(x.shape[1]), on.flatten(1).mean(1)
@@ -91,13 +95,18 @@ class LayerGate(DynamicModule):
         )
 
     @torch.no_grad()
-    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        if bool(on.all()):
+    def _sparse(self, block: ResidualBlock, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
+        """The block's output, its branch computed for samples whose score (B, 1, 1, 1) is above ``threshold``."""
+        # a list of so few numbers costs less than one operation on a tensor
+        least = float(np.float32(threshold)) if scores.dtype == torch.float32 else threshold
+        chosen = [score > least for score in scores.flatten().tolist()]
+        if all(chosen):
             return block.run(x)
-        if not bool(on.any()):
+        if not any(chosen):
             return block.rest(x, block.run_shortcut(x))
         if self.rows is not None:  # a patch as large as the map: no sample is copied out and back
-            return self.rows.run(block, x, on[:, None, None, None], None)
+            return self.rows.run(block, x, scores, None, threshold)
+        on = torch.tensor(chosen, device=x.device)
         shortcut = block.run_shortcut(x)
         done = block.merge(shortcut[on], block.run_branch(x[on]))
         out = block.rest(x, shortcut)

@@ -18,7 +18,7 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        weight: (1, C, 1, 1).
+        weight: (1, C), or (1, C, 1, 1) as of a convolution.
         bias: (1,).
         patch: Side in pixels; patches at the border may stand out of the map.
     """
@@ -26,7 +26,7 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
     if native is None:
         if patch > 1:
             x = F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False)
-        return F.conv2d(x, weight, bias)
+        return F.conv2d(x, weight.view(1, -1, 1, 1), bias)
     batch, _, height, width = x.shape
     out = torch.empty(batch, 1, -(-height // patch), -(-width // patch))
     if torch._C._len_torch_dispatch_stack():  # somebody counts
@@ -58,13 +58,13 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride:
 
 
 def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
-    fits = (
-        x.device.type == 'cpu'
-        and all(t.dtype == torch.float32 for t in (x, *weights))
-        and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)))
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
-    return kernels() if fits else None
+    if not (x.is_cpu and x.is_contiguous(memory_format=torch.channels_last)):
+        return None
+    gradients = torch.is_grad_enabled()
+    for t in (x, *weights):
+        if t.dtype != torch.float32 or (gradients and t.requires_grad):
+            return None
+    return kernels()
 
 
 _library = torch.library.Library('eff_plugins', 'FRAGMENT')

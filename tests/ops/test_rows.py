@@ -21,24 +21,6 @@ SHAPES = {
 }
 
 
-def _native_sets():
-    return [None, *native._INSTRUCTION_SETS]
-
-
-@pytest.fixture(params=_native_sets(), ids=str)
-def instruction_set(request, monkeypatch):
-    """Plain torch, then every instruction set that this processor has."""
-    monkeypatch.setenv('EFF_PLUGINS_NATIVE', request.param or '0')
-    native.kernels.cache_clear()
-    try:
-        if request.param and native.kernels() is None:
-            pytest.skip('no C++ compiler')
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.kernels.cache_clear()
-
-
 def _case(name, act, batch=2, last=torch.channels_last):
     channels, filters, kernel, stride, pad, dilation, groups, height, width = SHAPES[name]
     torch.manual_seed(0)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.rows import stride_of
 from eff_plugins.dynamic.skip import input_channels
-from eff_plugins.dynamic.spatial import SpatialGate, stride_of
+from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.scores import patch_scores
 

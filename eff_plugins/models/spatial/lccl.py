@@ -12,7 +12,7 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.spatial import RowExecutor, check_rows
+from eff_plugins.dynamic.rows import RowExecutor, check_rows
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import RowConv, run_rows
 

@@ -11,8 +11,9 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
+from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
 from eff_plugins.dynamic.skip import input_channels
-from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, check_rows, layer_sizes
+from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
 
@@ -69,7 +70,7 @@ class HaltingStage(DynamicModule):
             if self.execution == 'masked':
                 x = each.merge(each.run_shortcut(x), each.masked_branch(x) * on)
             else:
-                x = rows.run(each, x, on > 0, 1)  # type: ignore[operator]
+                x = rows.run(each, x, on, 1)  # type: ignore[operator]
         if recording():
             self._report(blocks, x, torch.cat(masks, 1), torch.cat(scores, 1), ponder + going * left)
         assert out is not None

@@ -16,8 +16,8 @@ from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
+from eff_plugins.dynamic.rows import norm_fault
 from eff_plugins.dynamic.skip import Branch
-from eff_plugins.dynamic.spatial import norm_fault
 from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d

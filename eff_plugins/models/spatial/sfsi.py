@@ -13,9 +13,10 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
+from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
 from eff_plugins.dynamic.sampling import straight_through
 from eff_plugins.dynamic.skip import input_channels
-from eff_plugins.dynamic.spatial import RowExecutor, branch_macs, check_rows, layer_sizes
+from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of

@@ -1,0 +1,331 @@
+"""Residual blocks at rows: which ones can be computed at single positions of their output, and what does it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eff_plugins.dynamic.break_even import break_even
+from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
+from eff_plugins.ops.blocks import pair
+from eff_plugins.ops.branch import NativeBranch
+from eff_plugins.ops.dense import PackedConv2d
+from eff_plugins.ops.fold import folded
+from eff_plugins.ops.native import kernels
+from eff_plugins.ops.plan import Chain, other_rows, plan_rows
+from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
+
+# Activations that leave their own result as it is: to apply them twice is no harm.
+_IDEMPOTENT = (None, 'relu', 'relu6')
+
+_local = threading.local()
+
+
+def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised channels-last map that lives until the next call with this index on this thread.
+
+    Rows that are not computed are never read. A buffer that stays is warm in the cache, a fresh one is faulted in.
+    """
+    batch, channels, height, width = shape
+    batch, channels, height, width = shape
+    count = batch * channels * height * width
+    key = (index, like.dtype, like.device, torch.is_inference_mode_enabled())
+    buffers = _local.__dict__.setdefault('buffers', {})
+    if key not in buffers or buffers[key].numel() < count:
+        buffers[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+    return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class RowExecutor(nn.Module):
+    """Runs the branch of a block at chosen places; has no parameters of its own.
+
+    The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight or statistic changes in place,
+    a state dict is loaded or the model switches between training and evaluation: some tools swap weights behind autograd's
+    back (an average of weights for evaluation), but they switch to evaluation mode after that.
+
+    Args:
+        summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.
+    """
+
+    def __init__(self, summed: bool = True) -> None:
+        super().__init__()
+        self.summed = summed
+        self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
+        self._forget()
+
+    def _forget(self) -> None:
+        self._chain: Chain | None = None
+        self._shortcut: tuple[RowConv, RowConv] | None = None  # without and with the activation of the sum
+        self._units: list[Unit] = []
+        self._packed: list[bool] = []
+        self._weights: list[Tensor] = []
+        self._versions: list[int] = []
+        self._native: NativeBranch | None = None
+
+    def train(self, mode: bool = True) -> RowExecutor:
+        self._forget()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> RowExecutor:
+        self._forget()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        return {
+            **self.__dict__,
+            'watch': None,
+            '_chain': None,
+            '_shortcut': None,
+            '_units': [],
+            '_weights': [],
+            '_versions': [],
+            '_native': None,
+        }
+
+    def run(self, block: ResidualBlock, x: Tensor, scores: Tensor, patch: int | None, threshold: float = 0.0) -> Tensor:
+        """The block's output for ``x`` (B, C, H, W), its branch computed where ``scores`` are above ``threshold``.
+
+        Args:
+            block: The block.
+            x: Its input, overwritten where the block owns it.
+            scores: (B, 1, cells_y, cells_x).
+            patch: Side of a cell in pixels of the output; None is the whole map.
+            threshold: As far as the scores' type can tell.
+        """
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.run(block, x, scores, patch, threshold)
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        size = (x.shape[2], x.shape[3])
+        out_size = chain.sizes(size)[-1]
+        cell = out_size if patch is None else (patch, patch)
+        under = None
+        if (native := self._native_branch(x, scores)) is not None:
+            under = self._under(block, x, out_size)
+            table = break_even()
+            count = native.run(x, scores, threshold, cell, self._limit, table.revision, under[1])
+            if count > 0:
+                return self._activate(block, x, *under)
+        plan = plan_rows(scores > threshold, cell, chain, size)
+        if not plan[-1].numel():
+            return block.rest(x, block.run_shortcut(x))
+        if plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1] and self._all_whole(size):
+            return block.run(x)
+        shortcut, out = under or self._under(block, x, out_size)
+        if self._shortcut is not None:  # as it is where the branch will be added, activated elsewhere
+            plain, activated = self._shortcut
+            run_rows(x, plain, plan[-1], out)
+            run_rows(x, activated, other_rows(plan[-1], out[:, 0].numel()), out)
+        self._run_branch(x, chain, plan, out)
+        return self._activate(block, x, shortcut, out)
+
+    def _native_branch(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
+        """What runs the whole branch in one call; None where layers have to be run, or watched, one by one."""
+        for tensor in (x, scores):
+            if not tensor.is_cpu or tensor.dtype != torch.float32:
+                return None
+        native = kernels()
+        if native is None or self.watch is not None or torch._C._len_torch_dispatch_stack():
+            return None
+        if self._native is None:
+            assert self._chain is not None
+            self._native = NativeBranch(native, self._chain, self._shortcut)
+        return self._native
+
+    def _under(self, block: ResidualBlock, x: Tensor, size: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
+        """The shortcut, and what the branch is added to; None, and an empty map, where rows compute the shortcut."""
+        if self._shortcut is not None:
+            shape = (x.shape[0], self._shortcut[0].filters, *size)
+            return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        shortcut = block.run_shortcut(x)
+        out = shortcut.contiguous(memory_format=torch.channels_last)
+        if out is x and not may_overwrite(block, x):
+            out = x.clone(memory_format=torch.channels_last)
+        return shortcut, out
+
+    def _activate(self, block: ResidualBlock, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
+        """``out``, activated where the rows were not computed, too."""
+        settled = shortcut is x and block.nonnegative and act_name(block.act) == 'relu'
+        return out if shortcut is None or block.act is None or settled else block.act(out)
+
+    @torch.no_grad()
+    def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        chain = self.prepared(block)
+        size = (x.shape[2], x.shape[3])
+        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
+        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        plan = plan_rows(on, (1, 1), chain, size)
+        if plan[-1].numel():
+            self._run_branch(x, chain, plan, out)
+        return out
+
+    def _run_branch(self, x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
+        """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
+        sizes = chain.sizes((x.shape[2], x.shape[3]))
+        last = len(plan) - 1
+        for i, (conv, rows) in enumerate(zip(chain.convs, plan, strict=True)):
+            if i == last:
+                run_rows(x, conv, rows, out, out)
+                return
+            if self.watch is not None:
+                self.watch((conv, self._units[i].run, self._packed[i], tuple(x.shape)))
+            places = x.shape[0] * sizes[i + 1][0] * sizes[i + 1][1]
+            if self.computes_whole(i, sizes[i], rows.numel() / places):
+                x = self._units[i].run(x)
+            else:
+                x = run_rows(x, conv, rows, _scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
+
+    def _all_whole(self, size: tuple[int, int]) -> bool:
+        """Whether each layer but the last one, with everything on, is computed whole; then the block may be, too."""
+        assert self._chain is not None
+        sizes = self._chain.sizes(size)
+        return self.watch is None and all(self.computes_whole(i, sizes[i], 1.0) for i in range(len(self._units) - 1))
+
+    def computes_whole(self, layer: int, size: tuple[int, int], density: float) -> bool:
+        """Whether a layer of the branch is computed whole, because that is faster than at so many rows.
+
+        Args:
+            layer: Its number; the last one always computes rows, as its result is added in place.
+            size: (H, W) of its input.
+            density: Share of the rows that are needed.
+        """
+        assert self._chain is not None
+        return layer + 1 < len(self._chain.convs) and density >= self._limit(layer, size)
+
+    def _limit(self, layer: int, size: tuple[int, int]) -> float:
+        """From which density of its rows on a layer is computed whole."""
+        assert self._chain is not None
+        return break_even().density(self._chain.convs[layer], size, self._packed[layer])
+
+    def prepared(self, block: ResidualBlock) -> Chain:
+        """The branch as row convolutions."""
+        if self._chain is None or self._versions != [weight._version for weight in self._weights]:
+            units = block.units()
+            acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
+            if not self.summed or acts[-1] not in _IDEMPOTENT:
+                acts[-1] = None  # applied to the whole map afterwards
+            self._shortcut = _shortcut_rows(block)
+            self._units = [_with_act(unit) for unit in units]
+            self._native = None
+            self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
+            self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
+            parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
+            tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
+            self._weights = [t for t in tensors if t is not None and not t.is_inference()]
+            self._versions = [weight._version for weight in self._weights]
+        return self._chain
+
+
+def _with_act(unit: Unit) -> Unit:
+    """The unit, its activation within a packed convolution where it has one."""
+    if isinstance(unit.conv, PackedConv2d) and unit.conv.act is None and unit.act is not None:
+        return Unit(PackedConv2d(unit.conv, unit.act_name))
+    return unit
+
+
+def may_overwrite(block: ResidualBlock, x: Tensor) -> bool:
+    """Whether a block's result may be written over its input: nobody reads it again, and no gradient needs it."""
+    return block.owns_input and not x.requires_grad
+
+
+def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:
+    """A shortcut of one convolution whose sum is activated, so that no pass over the whole map is needed for that."""
+    units, act = block.shortcut_units(), act_name(block.act)
+    if len(units) != 1 or act is None or act not in _IDEMPOTENT or fault_of(units[0]):
+        return None
+    return row_conv(units[0], None), row_conv(units[0], act)
+
+
+def row_conv(unit: Unit, act: str | None) -> RowConv:
+    """A unit in evaluation mode, normalisation folded, as :class:`RowConv`."""
+    conv, norm = unit.conv, unit.norm
+    assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        weight, bias = folded(conv, norm)
+    else:
+        weight = conv.weight.detach()
+        bias = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach()
+    spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
+    return RowConv(weight, bias, *spacing, conv.groups, act)
+
+
+def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of the input of a chain of units and of each one's output."""
+    sizes = [size]
+    for conv in (unit.conv for unit in units):
+        assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
+        spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
+        sizes.append(out_size(sizes[-1], pair(conv.kernel_size), *spacing))
+    return sizes
+
+
+def stride_of(block: ResidualBlock) -> int:
+    """Stride of a block's branch, which :func:`check_rows` must accept."""
+    check_rows(block)
+    side = 64
+    return -(-side // layer_sizes(block.units(), (side, side))[-1][0])
+
+
+def check_rows(block: ResidualBlock) -> None:
+    """Whether the branch of ``block`` can be computed at single positions.
+
+    Raises:
+        TypeError: It cannot; the message says why and what would.
+    """
+    act_name(block.act)
+    units = block.units()
+    for fault in map(fault_of, units):
+        if fault is not None:
+            raise TypeError(fault)
+    if units[-1].act_name is not None:
+        raise TypeError(
+            f'the branch ends with an activation ({units[-1].act_name}) before the sum: rows are added to the shortcut as '
+            'they are computed; LayerSkip takes any branch'
+        )
+
+
+def fault_of(unit: Unit) -> str | None:
+    """Why a layer cannot be computed at single positions, and what could; None where it can."""
+    conv, norm = unit.conv, unit.norm
+    if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
+        return (
+            f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
+        )
+    if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
+        return (
+            f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
+            'positions; one group, or one filter a channel, with zeros around can'
+        )
+    if (fault := norm_fault(norm)) is not None:
+        return fault
+    if unit.act_name not in ACTIVATIONS:
+        known = ', '.join(name for name in ACTIVATIONS if name)
+        return f'no kernel computes {unit.act_name} at single positions, but {known}; LayerSkip takes any branch'
+    return None
+
+
+def norm_fault(norm: nn.Module | None) -> str | None:
+    """Why a normalisation cannot be applied to a part of a map; None where it can."""
+    if norm is None or isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
+        return None
+    return f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
+
+
+def computes_rows(block: ResidualBlock) -> bool:
+    """Whether :func:`check_rows` has nothing against ``block``."""
+    try:
+        check_rows(block)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""A branch of convolutions and the shortcut beneath it, computed at chosen patches by one native call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import addressof, c_int64
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from eff_plugins.ops.native import Kernels
+from eff_plugins.ops.plan import Chain
+from eff_plugins.ops.rows import RowConv
+
+
+class NativeBranch:
+    """What native/branch.cpp reads of a branch, laid out once.
+
+    Args:
+        native: The kernels.
+        chain: The branch's convolutions.
+        shortcut: The shortcut's convolution, without and with the activation of the sum; None where the shortcut is there.
+    """
+
+    def __init__(self, native: Kernels, chain: Chain, shortcut: tuple[RowConv, RowConv] | None) -> None:
+        self._run = native.run_branch
+        self._chain = chain
+        self._shortcut = shortcut or ()
+        self._packed = [
+            conv.packed(native) for conv in (*chain.convs, *self._shortcut)
+        ]  # lives as long as the pointers
+        numbers = [
+            number
+            for conv, tensors in zip((*chain.convs, *self._shortcut), self._packed, strict=True)
+            for number in (*(tensor.data_ptr() for tensor in tensors), int(conv.groups > 1))
+        ]
+        self._layers = (c_int64 * len(numbers))(*numbers)
+        self._sized: dict[tuple, tuple[ctypes.Array, ctypes.Array, ctypes.Array]] = {}
+
+    def run(
+        self,
+        x: Tensor,
+        scores: Tensor,
+        threshold: float,
+        patch: tuple[int, int],
+        limit: Callable[[int, tuple[int, int]], float],
+        revision: object,
+        out: Tensor,
+    ) -> int:
+        """Add the branch to ``out`` in the patches whose score is above ``threshold``.
+
+        Args:
+            x: (B, C, H, W) fp32, channels-last.
+            scores: (B, 1, cells_y, cells_x) fp32.
+            threshold: As far as fp32 can tell.
+            patch: (height, width) of a patch in pixels of the output.
+            limit: Layer, (H, W) of its input -> density of its rows from which on nothing is done here.
+            revision: Another object where ``limit`` has changed.
+            out: (B, C', H', W') fp32, channels-last; with a ``shortcut`` overwritten, else it holds the shortcut.
+
+        Returns:
+            The number of computed rows: nothing was done where that is 0, or -1 where a layer reached its limit.
+        """
+        key = (x.shape, patch, revision)
+        found = self._sized.get(key)
+        if found is None:
+            found = self._sized[key] = self._lay_out(x.shape, scores.shape, patch, limit)
+        grid, shapes, limits = found
+        cells = scores if scores.is_contiguous() else scores.contiguous()  # has to live as long as the kernel reads it
+        return self._run(
+            cells.data_ptr(),
+            threshold,
+            addressof(grid),
+            addressof(shapes),
+            addressof(self._layers),
+            addressof(limits),
+            len(self._chain.convs),
+            bool(self._shortcut),
+            x.data_ptr(),
+            out.data_ptr(),
+        )
+
+    def _lay_out(
+        self, x: torch.Size, scores: torch.Size, patch: tuple[int, int], limit: Callable[[int, tuple[int, int]], float]
+    ) -> tuple[ctypes.Array, ctypes.Array, ctypes.Array]:
+        """The arrays ``grid``, ``shapes`` and ``limits`` of the native call."""
+        sizes = self._chain.sizes((x[2], x[3]))
+        grid = (scores[0], scores[2], scores[3], *patch)
+        shapes = [number for conv, size in zip(self._chain.convs, sizes, strict=False) for number in conv.shape(*size)]
+        shapes += [number for conv in self._shortcut for number in conv.shape(x[2], x[3])]
+        places = [x[0] * height * width for height, width in sizes[1:-1]]
+        limits = [ceil(limit(i, sizes[i]) * count) for i, count in enumerate(places)]
+        return (c_int64 * 5)(*grid), (c_int64 * len(shapes))(*shapes), (c_int64 * len(limits))(*limits)
