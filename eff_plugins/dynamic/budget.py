@@ -231,11 +231,14 @@ def _keep(model: nn.Module, calibrations: dict[str, Calibration]) -> None:
 def carry_calibrations(model: nn.Module, copy: nn.Module) -> None:
     """Let calibrations of ``model``, made or loaded, hold for ``copy``, the same network in another form (folded, cast).
 
-    Weights differ between the two, decisions do not.
+    Weights differ between the two, decisions do not. On the meta device there are none.
+
+    Args:
+        model: Any model.
+        copy: Made from a deep copy, so that it has the same calibrations.
     """
-    if is_dynamic(model):
+    if is_dynamic(model) and not any(weight.is_meta for weight in model.parameters()):
         copy._form_of = {fingerprint(copy): _identity(model)}  # type: ignore[assignment]
-        _keep(copy, getattr(model, '_calibrations', {}))
 
 
 def _identity(model: nn.Module) -> str:

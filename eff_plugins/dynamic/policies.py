@@ -89,12 +89,20 @@ class Decide(Policy):
         return quantile_knobs(torch.cat([s.flatten() for s in scores]) if scores else torch.zeros(1), self.QUANTILES)
 
     def cut(self, scores: Tensor) -> tuple[Tensor, float]:
-        """Values like ``scores``, and a threshold: in evaluation those above it are on. For kernels that compare."""
-        return (scores, self.threshold) if self.kind == 'learned' else (self(scores), 0.0)
+        """Values like ``scores``, and a threshold: in evaluation those above it are on. For kernels that compare.
+
+        A subclass that decides otherwise gives its decisions and 0.
+        """
+        plain = self.kind == 'learned' and type(self).forward is Decide.forward
+        return (scores, self.threshold) if plain else (self(scores), 0.0)
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':
-            return gumbel_sigmoid(scores, self.temperature) if self.training else _above(*self.cut(scores))
+            return (
+                gumbel_sigmoid(scores, self.temperature)
+                if self.training
+                else (scores > self.threshold).to(scores.dtype)
+            )
         if self.kind == 'random':
             return random_decisions(scores, self.density)
         return torch.full_like(scores, float(self.kind == 'all'))
@@ -125,17 +133,11 @@ class HardDecide(Decide):
         super().__init__()
         self.threshold = self.trained = threshold
 
-    def cut(self, scores: Tensor) -> tuple[Tensor, float]:
-        if self.kind != 'learned':
-            return super().cut(scores)
-        return scores, max(self.trained if self.training else self.threshold, 0.0)
-
     def forward(self, scores: Tensor) -> Tensor:
-        return _above(*self.cut(scores)) if self.kind == 'learned' else super().forward(scores)
-
-
-def _above(values: Tensor, threshold: float) -> Tensor:
-    return (values > threshold).to(values.dtype)
+        if self.kind == 'learned':
+            threshold = self.trained if self.training else self.threshold
+            return (scores > max(threshold, 0.0)).to(scores.dtype)
+        return super().forward(scores)
 
 
 def random_decisions(scores: Tensor, density: float) -> Tensor:

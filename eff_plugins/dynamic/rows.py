@@ -31,7 +31,6 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     Rows that are not computed are never read. A buffer that stays is warm in the cache, a fresh one is faulted in.
     """
     batch, channels, height, width = shape
-    batch, channels, height, width = shape
     count = batch * channels * height * width
     key = (index, like.dtype, like.device, torch.is_inference_mode_enabled())
     buffers = _local.__dict__.setdefault('buffers', {})
@@ -110,11 +109,12 @@ class RowExecutor(nn.Module):
         cell = out_size if patch is None else (patch, patch)
         under = None
         if (native := self._native_branch(x, scores)) is not None:
-            under = self._under(block, x, out_size)
-            table = break_even()
-            count = native.run(x, scores, threshold, cell, self._limit, table.revision, under[1])
+            shortcut, out = under = self._under(block, x, out_size)
+            count = native.run(x, scores, threshold, cell, self._limit, break_even().revision, out)
             if count > 0:
-                return self._activate(block, x, *under)
+                return self._activate(block, x, shortcut, out)
+            if count == 0:
+                return block.rest(x, block.run_shortcut(x) if shortcut is None else shortcut)
         plan = plan_rows(scores > threshold, cell, chain, size)
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
@@ -147,8 +147,10 @@ class RowExecutor(nn.Module):
             shape = (x.shape[0], self._shortcut[0].filters, *size)
             return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         shortcut = block.run_shortcut(x)
-        out = shortcut.contiguous(memory_format=torch.channels_last)
-        if out is x and not may_overwrite(block, x):
+        out = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast
+        out = out.contiguous(memory_format=torch.channels_last)
+        assert self._chain is not None
+        if out is x and (len(self._chain.convs) == 1 or not may_overwrite(block, x)):  # a single one still reads it
             out = x.clone(memory_format=torch.channels_last)
         return shortcut, out
 

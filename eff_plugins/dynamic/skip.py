@@ -97,9 +97,11 @@ class LayerGate(DynamicModule):
     @torch.no_grad()
     def _sparse(self, block: ResidualBlock, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
         """The block's output, its branch computed for samples whose score (B, 1, 1, 1) is above ``threshold``."""
-        # a list of so few numbers costs less than one operation on a tensor
-        least = float(np.float32(threshold)) if scores.dtype == torch.float32 else threshold
-        chosen = [score > least for score in scores.flatten().tolist()]
+        if scores.dtype == torch.float32:  # a comparison of so few numbers costs less than one of tensors
+            least = float(np.float32(threshold))
+            chosen = [score > least for score in scores.flatten().tolist()]
+        else:
+            chosen = (scores > threshold).flatten().tolist()
         if all(chosen):
             return block.run(x)
         if not any(chosen):

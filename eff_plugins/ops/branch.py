@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import addressof, c_int64
+from itertools import pairwise
 from math import ceil
 
 import torch
@@ -28,15 +29,13 @@ class NativeBranch:
         self._run = native.run_branch
         self._chain = chain
         self._shortcut = shortcut or ()
-        self._packed = [
-            conv.packed(native) for conv in (*chain.convs, *self._shortcut)
-        ]  # lives as long as the pointers
-        numbers = [
-            number
-            for conv, tensors in zip((*chain.convs, *self._shortcut), self._packed, strict=True)
-            for number in (*(tensor.data_ptr() for tensor in tensors), int(conv.groups > 1))
-        ]
+        convs = (*chain.convs, *self._shortcut)
+        self._packed = [conv.packed(native) for conv in convs]  # lives as long as the pointers
+        numbers: list[int] = []
+        for conv, tensors in zip(convs, self._packed, strict=True):
+            numbers += [*(tensor.data_ptr() for tensor in tensors), int(conv.groups > 1)]
         self._layers = (c_int64 * len(numbers))(*numbers)
+        self._revision: object = None
         self._sized: dict[tuple, tuple[ctypes.Array, ctypes.Array, ctypes.Array]] = {}
 
     def run(
@@ -63,7 +62,9 @@ class NativeBranch:
         Returns:
             The number of computed rows: nothing was done where that is 0, or -1 where a layer reached its limit.
         """
-        key = (x.shape, patch, revision)
+        if revision is not self._revision:
+            self._sized, self._revision = {}, revision
+        key = (x.shape, scores.shape, patch)
         found = self._sized.get(key)
         if found is None:
             found = self._sized[key] = self._lay_out(x.shape, scores.shape, patch, limit)
@@ -86,10 +87,12 @@ class NativeBranch:
         self, x: torch.Size, scores: torch.Size, patch: tuple[int, int], limit: Callable[[int, tuple[int, int]], float]
     ) -> tuple[ctypes.Array, ctypes.Array, ctypes.Array]:
         """The arrays ``grid``, ``shapes`` and ``limits`` of the native call."""
-        sizes = self._chain.sizes((x[2], x[3]))
+        size = (x[2], x[3])
         grid = (scores[0], scores[2], scores[3], *patch)
-        shapes = [number for conv, size in zip(self._chain.convs, sizes, strict=False) for number in conv.shape(*size)]
-        shapes += [number for conv in self._shortcut for number in conv.shape(x[2], x[3])]
-        places = [x[0] * height * width for height, width in sizes[1:-1]]
-        limits = [ceil(limit(i, sizes[i]) * count) for i, count in enumerate(places)]
+        shapes = [*self._chain.shapes(size), *(number for conv in self._shortcut for number in conv.shape(*size))]
+        limits = []
+        for layer, (inner, (height, width)) in enumerate(pairwise(self._chain.sizes(size)[:-1])):
+            places = x[0] * height * width
+            density = limit(layer, inner)
+            limits.append(ceil(density * places) if density <= 1 else places + 1)
         return (c_int64 * 5)(*grid), (c_int64 * len(shapes))(*shapes), (c_int64 * len(limits))(*limits)

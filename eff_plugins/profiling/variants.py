@@ -123,7 +123,8 @@ class Switch:
             return
         steps = _steps(self.model)
         for step in steps:
-            step.__dict__.pop('forward', None)
+            for name in ('forward', 'cut'):
+                step.__dict__.pop(name, None)
         if self.seed is not None:
             _set(self.model, 'random', self.knob)
             torch.manual_seed(self.seed)
@@ -132,7 +133,8 @@ class Switch:
             _set(self.model, 'all' if self.variant.policy == 'all' else 'learned', None if self.drawn else self.knob)
         if self.drawn:
             for step, outcomes in zip(steps, self.drawn, strict=True):
-                step.forward = _Replay(step.forward, outcomes)  # type: ignore[method-assign]
+                replay = _Replay(step.forward, outcomes)
+                step.forward, step.cut = replay, replay.cut  # type: ignore[method-assign, assignment]
 
     def check(self) -> None:
         """After one run: whether the network asked for all of the drawn decisions.
@@ -174,6 +176,11 @@ class _Replay:
         self.asked += 1
         self.own(scores)
         return next(self._next)
+
+    def cut(self, scores: Tensor) -> tuple[Tensor, float]:
+        """As of :class:`~eff_plugins.dynamic.policies.Decide`, where it costs nothing."""
+        self.asked += 1
+        return next(self._next), 0.0
 
 
 @contextmanager

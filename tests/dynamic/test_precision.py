@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from eff_plugins import dynamic
 from eff_plugins.dynamic.sampling import gumbel_sigmoid
+from eff_plugins.dynamic.skip import LayerGate
+from eff_plugins.models.spatial.layer_skip import LayerSkip
 from eff_plugins.testing.conformance import difference, tensors, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC
 
@@ -27,9 +30,22 @@ def test_sparse_execution_runs_under_autocast(label):
     dynamic.set_policy(dynamic.set_execution(net, 'sparse'), 'all')
     with torch.no_grad():
         want = [tensor.clone() for tensor in tensors(net(x))]
-        with torch.autocast('cpu', torch.bfloat16), dynamic.record(net):
-            got = [tensor.float() for tensor in tensors(net(x))]
-    assert difference(got, want) < 0.1
+        with torch.autocast('cpu', torch.bfloat16):
+            plain = [tensor.float() for tensor in tensors(net(x))]
+            with dynamic.record(net):
+                got = [tensor.float() for tensor in tensors(net(x))]
+    assert difference(got, want) < 0.1 and difference(plain, want) < 0.1
+
+
+def test_half_precision_decides_alike_in_each_execution():
+    torch.manual_seed(0)
+    net, x = LayerSkip(depth=18, base_channels=8).eval().bfloat16(), torch.randn(2, 3, 64, 64).bfloat16()
+    for gate in (m for m in net.modules() if isinstance(m, LayerGate)):
+        nn.init.constant_(gate.gate.fc.bias, 0.3)  # bf16 has 0.30078
+        gate.decide.threshold = 0.3
+    with torch.no_grad():
+        masked, sparse = (tensors(dynamic.set_execution(net, mode)(x)) for mode in ('masked', 'sparse'))
+    assert difference([t.float() for t in sparse], [t.float() for t in masked]) < 0.05
 
 
 def test_gumbel_samples_of_half_precision_have_tails():

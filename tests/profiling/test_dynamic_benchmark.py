@@ -10,6 +10,8 @@ import torch
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, fuse_conv_bn, prepare
 from eff_plugins.dynamic.module import decisions
+from eff_plugins.models.spatial.lasnet import LASNet
+from eff_plugins.models.spatial.layer_skip import LayerSkip
 from eff_plugins.profiling.benchmark import SCHEMA, Settings, compare
 from eff_plugins.profiling.candidates import Dynamic
 from eff_plugins.profiling.macs import count_macs
@@ -120,6 +122,26 @@ def test_decisions_that_are_not_asked_for_are_noticed():
         switch.check()
     model(x)
     switch.check()
+
+
+@pytest.mark.parametrize('kind', [LASNet, LayerSkip])
+def test_what_is_timed_are_the_drawn_decisions(kind):
+    torch.manual_seed(0)
+    model = kind(depth=18, base_channels=8).eval()
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        dense = dynamic.network_macs(model, lambda: model(x), 2)
+        found = blind_calibration(model, x, lambda network, batch: network(batch), [0.7])
+        switch = draw(model, Variant('sparse', 'synthetic', 0.7), found, lambda: model(x), dense)
+        switch()
+        timed = model(x)  # with nothing that records
+        switch.check()
+        with dynamic.record(model):
+            recorded = model(x)
+        dynamic.set_execution(model, 'masked')
+        for got, same, want in zip(timed, recorded, model(x), strict=True):
+            torch.testing.assert_close(got, same)
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_learned_rows_use_thresholds_of_the_training_split_and_of_a_file(run, tiny_data, tmp_path):  # noqa: F811

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.residual import residual_blocks, run_block
-from eff_plugins.models.layers.conv import freeze, init_conv_norm, is_norm
+from eff_plugins.models.layers.conv import freeze, init_conv_norm, is_norm, policy_layers
 
 
 class StagedBackbone(BaseModule):
@@ -62,12 +62,16 @@ class StagedBackbone(BaseModule):
             freeze(stage, training)
 
     def train(self, mode: bool = True) -> StagedBackbone:
-        """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode."""
+        """Like ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all BatchNorms) stay in eval mode.
+
+        Policies of a dynamic network begin without statistics and learn theirs.
+        """
         super().train(mode)
         self._freeze(mode)
         if mode and self.norm_eval:
+            learning = policy_layers(self)
             for module in self.modules():
-                if is_norm(module):
+                if is_norm(module) and module not in learning:
                     module.eval()
         return self
 

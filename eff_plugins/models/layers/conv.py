@@ -201,9 +201,9 @@ def init_conv_norm(module: nn.Module) -> None:
 
     Source: He et al. 2015, as in the reference initialisation of the MobileNet and EfficientNet families.
     """
-    own = {id(layer) for part in module.modules() if getattr(part, 'is_policy', False) for layer in part.modules()}
+    own = policy_layers(module)
     for layer in module.modules():
-        if id(layer) in own:
+        if layer in own:
             continue
         if isinstance(layer, nn.Conv2d):
             fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
@@ -217,6 +217,11 @@ def init_conv_norm(module: nn.Module) -> None:
             nn.init.normal_(layer.weight, 0.0, 0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def policy_layers(module: nn.Module) -> set[nn.Module]:
+    """Every module inside a policy of a dynamic network (``is_policy``) within ``module``."""
+    return {layer for part in module.modules() if getattr(part, 'is_policy', False) for layer in part.modules()}
 
 
 def is_norm(module: nn.Module) -> bool:

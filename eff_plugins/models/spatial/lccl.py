@@ -37,6 +37,8 @@ class Collaborator(nn.Module):
         else:
             self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=False)  # type: ignore[arg-type]
         self.norm = nn.BatchNorm2d(self.conv.out_channels)
+        nn.init.constant_(self.norm.weight, 0.25)  # begins near the plain convolution: everything on, factors around 1
+        nn.init.ones_(self.norm.bias)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

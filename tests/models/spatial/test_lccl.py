@@ -41,6 +41,19 @@ def test_a_budget_loss_reaches_the_sparsity():
     assert len(shifts) == 6 and all(float(grad) > 0 for grad in shifts)
 
 
+def test_it_begins_near_the_plain_network_and_learns_its_statistics_beside_frozen_ones():
+    torch.manual_seed(0)
+    net, x = LCCL(CifarResNet(32, norm_eval=True)).train(), torch.randn(4, 3, 32, 32)
+    own = [m.norm for block in net.modules() if hasattr(block, 'layers') for m in block.layers.values()]
+    assert all(norm.training for norm in own)
+    assert not any(m.training for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m not in set(own))
+    with dynamic.record(dynamic.set_execution(net, 'masked')) as stats:
+        got = net(x)[-1]
+    want = dynamic.set_execution(net, 'dense')(x)[-1]
+    assert float(torch.stack(list(stats.densities().values())).min()) > 0.99
+    assert 0.3 < float(got.norm() / want.norm()) < 3
+
+
 @pytest.mark.parametrize('label', ['LCCL', 'SFSI', 'LASNet'])
 def test_an_empty_batch_gives_an_empty_map(label):
     net, x = varied(DYNAMIC[label])
