@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread (the suite runs in parallel) and the folder of real data, where there is one."""
+"""Shared fixtures: one thread (the suite runs in parallel), native kernels or none, and the folder of real data."""
 
 import importlib
 import os
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import eff_plugins  # noqa: F401
+from eff_plugins.ops import native
 
 
 def oracle(name: str) -> ModuleType:
@@ -66,3 +67,17 @@ def tiny_root(tmp_path_factory):
     yield root
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(params=[None, *native._INSTRUCTION_SETS], ids=str)
+def instruction_set(request, monkeypatch):
+    """Plain torch, then every instruction set that this processor has."""
+    monkeypatch.setenv('EFF_PLUGINS_NATIVE', request.param or '0')
+    native.kernels.cache_clear()
+    try:
+        if request.param and native.kernels() is None:
+            pytest.skip('no C++ compiler')
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    native.kernels.cache_clear()

@@ -15,7 +15,7 @@ from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.branch import NativeBranch
 from eff_plugins.ops.dense import PackedConv2d
 from eff_plugins.ops.fold import folded
-from eff_plugins.ops.native import kernels
+from eff_plugins.ops.native import kernels_for
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows
 from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
 
@@ -130,10 +130,7 @@ class RowExecutor(nn.Module):
 
     def _native_branch(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
         """What runs the whole branch in one call; None where layers have to be run, or watched, one by one."""
-        for tensor in (x, scores):
-            if not tensor.is_cpu or tensor.dtype != torch.float32:
-                return None
-        native = kernels()
+        native = kernels_for(x, scores)
         if native is None or self.watch is not None or torch._C._len_torch_dispatch_stack():
             return None
         if self._native is None:

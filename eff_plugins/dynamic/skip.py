@@ -66,14 +66,15 @@ class LayerGate(DynamicModule):
         if self.execution == 'dense':
             return block.run(x)
         scores = self.gate(x)
-        if self.execution == 'sparse' and not recording():
-            return self._sparse(block, x, *self.decide.cut(scores))
+        if self.execution == 'sparse':
+            values, threshold = self.decide.cut(scores)
+            if recording():
+                self._report(block, x, scores, (values > threshold).to(scores.dtype))
+            return self._sparse(block, x, values, threshold)
         on = self.decide(scores)
         if recording():
             self._report(block, x, scores, on)
-        if self.execution == 'masked':
-            return block.merge(block.run_shortcut(x), block.masked_branch(x) * on)
-        return self._sparse(block, x, on, 0.0)
+        return block.merge(block.run_shortcut(x), block.masked_branch(x) * on)
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         gate, density = float(x.shape[1]), on.flatten(1).mean(1)

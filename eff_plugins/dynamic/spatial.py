@@ -59,16 +59,16 @@ class SpatialGate(DynamicModule):
                 'use a smaller granularity or a larger input'
             )
         scores = self.masker(x)
-        if self.execution == 'sparse' and not recording():
+        if self.execution == 'sparse':
             values, threshold = self.decide.cut(scores)
+            if recording():
+                self._report(block, x, sizes, scores, (values > threshold).to(scores.dtype))
             return self.rows.run(block, x, values, self.patch, threshold)
         on = self.decide(scores)
         if recording():
             self._report(block, x, sizes, scores, on)
-        if self.execution == 'masked':
-            mask = spread(on, (self.patch, self.patch), sizes[-1])
-            return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
-        return self.rows.run(block, x, on, self.patch)
+        mask = spread(on, (self.patch, self.patch), sizes[-1])
+        return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
 
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor

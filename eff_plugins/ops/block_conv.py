@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from eff_plugins.ops.dense import ACTIVATIONS
 from eff_plugins.ops.dual import Codes, DualGrid, Gather, Group, Window, pool_of, rows_of
-from eff_plugins.ops.native import Kernels, kernels
+from eff_plugins.ops.native import Kernels, kernels, kernels_for
 from eff_plugins.ops.rows import ACTIVATIONS as NATIVE_ACTIVATIONS
 from eff_plugins.ops.rows import RowConv
 
@@ -66,7 +66,7 @@ def conv_blocks(
         act: A key of ``eff_plugins.ops.dense.ACTIVATIONS``.
         residual: (1, N, 1, P') or None.
     """
-    native = _native(pool, weight, bias, residual) if _serves(weight, groups, act) else None
+    native = kernels_for(pool, weight, bias, residual) if _serves(weight, groups, act) else None
     stride = 1 if borders is None else borders.window.stride
     if native is not None:
         codes = None if borders is None else borders.codes(native)
@@ -95,7 +95,7 @@ def conv_picture(
     Beyond a block's edge lies the picture itself, in the block's own resolution.
     """
     half, stride = grid.half(x), window.stride
-    native = _native(x, weight, bias) if groups == 1 and act in NATIVE_ACTIVATIONS and dilation == (1, 1) else None
+    native = kernels_for(x, weight, bias) if groups == 1 and act in NATIVE_ACTIVATIONS and dilation == (1, 1) else None
     if native is None:
         blocks = (grid.windows(half if group.low else x, group, 0, window, 0.0) for group in grid.groups)
         return ACTIVATIONS[act](join(F.conv2d(block, weight, bias, stride, 0, dilation, groups) for block in blocks))
@@ -140,7 +140,7 @@ def max_pool_blocks(pool: Tensor, kernel: Pair, dilation: Pair, borders: Borders
         dilation: (vertical, horizontal).
         borders: What is read.
     """
-    native, stride = _native(pool), borders.window.stride
+    native, stride = kernels_for(pool), borders.window.stride
     if native is None:
         lowest = float('-inf')
         gathers = borders.gathers()
@@ -168,15 +168,6 @@ def join(blocks: Any) -> Tensor:
     """Blocks (n, C, h, w) of each group, in order -> their pool (1, C, 1, P)."""
     rows = [block.permute(0, 2, 3, 1).reshape(-1, block.shape[1]) for block in blocks]
     return pool_of(rows[0] if len(rows) == 1 else torch.cat(rows))
-
-
-def _native(*tensors: Tensor | None) -> Kernels | None:
-    """The native kernels where they serve: fp32 on a CPU, no gradients."""
-    given = [t for t in tensors if t is not None]
-    fits = all(t.device.type == 'cpu' and t.dtype == torch.float32 for t in given)
-    if not fits or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
-        return None
-    return kernels()
 
 
 def _serves(weight: Tensor, groups: int, act: str | None) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from eff_plugins.ops.blocks import pair
-from eff_plugins.ops.native import Kernels, kernels
+from eff_plugins.ops.native import Kernels, kernels, kernels_for
 
 # The order is that of the enum in native/rows.cpp.
 ACTIVATIONS = {None: lambda x: x, 'relu': F.relu, 'relu6': F.relu6, 'hswish': F.hardswish}
@@ -178,11 +178,7 @@ def run_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tens
 def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None) -> Kernels | None:
     """The native kernel where it serves: fp32 on a CPU, all maps channels-last."""
     maps = [x, out] if residual is None else [x, out, residual]
-    fits = all(
-        m.device.type == 'cpu' and m.dtype == torch.float32 and m.is_contiguous(memory_format=torch.channels_last)
-        for m in maps
-    )
-    return kernels() if fits else None
+    return kernels_for(*maps) if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps) else None
 
 
 def taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

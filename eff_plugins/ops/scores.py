@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from eff_plugins.ops.native import Kernels, kernels
+from eff_plugins.ops.native import Kernels, kernels, kernels_for
 
 
 def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
@@ -58,13 +58,7 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride:
 
 
 def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
-    if not (x.is_cpu and x.is_contiguous(memory_format=torch.channels_last)):
-        return None
-    gradients = torch.is_grad_enabled()
-    for t in (x, *weights):
-        if t.dtype != torch.float32 or (gradients and t.requires_grad):
-            return None
-    return kernels()
+    return kernels_for(x, *weights) if x.is_contiguous(memory_format=torch.channels_last) else None
 
 
 _library = torch.library.Library('eff_plugins', 'FRAGMENT')

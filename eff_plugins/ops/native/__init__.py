@@ -13,6 +13,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from eff_plugins.cache import cache_folder
 
 SOURCES = Path(__file__).parent
@@ -152,3 +155,12 @@ def kernels(name: str | None = None) -> Kernels | None:
     if name is not None and name not in usable:
         raise ValueError(f'instruction set {name!r} is not one of {", ".join(usable)}, which this processor has')
     return Kernels(library, name or usable[-1])
+
+
+def kernels_for(*tensors: Tensor | None) -> Kernels | None:
+    """The kernels where they serve all of ``tensors`` that are given: fp32 on a CPU, no gradient wanted; else None."""
+    gradients = torch.is_grad_enabled()
+    for t in tensors:  # no generator: this is asked for each layer, in a cold interpreter
+        if t is not None and not (t.is_cpu and t.dtype == torch.float32 and not (gradients and t.requires_grad)):
+            return None
+    return kernels()

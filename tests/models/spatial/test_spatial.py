@@ -6,6 +6,7 @@ from mmengine.registry import MODELS
 
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, prepare
+from eff_plugins.dynamic.break_even import DEFAULTS
 from eff_plugins.dynamic.module import dynamic_modules
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.models.image.resnet import ResNet
@@ -13,6 +14,7 @@ from eff_plugins.models.spatial.dynconv import DynConv
 from eff_plugins.models.spatial.lasnet import LASNet
 from eff_plugins.models.spatial.layer_skip import LayerSkip
 from eff_plugins.models.spatial.sbnet import SBNet
+from eff_plugins.ops.native import kernels
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.conformance import check, difference, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
@@ -43,9 +45,10 @@ def network(label):
         'LayerSkip on InvertedResidualNet',
     ],
 )
-def test_plain_torch_serves_where_there_is_no_native_kernel(label, name, monkeypatch):
-    for module in ('rows', 'plan', 'scores'):
-        monkeypatch.setattr(f'eff_plugins.ops.{module}.kernels', lambda: None)
+@pytest.mark.parametrize('instruction_set', [None], indirect=True)
+def test_plain_torch_serves_where_there_is_no_native_kernel(label, name, instruction_set, monkeypatch):
+    assert kernels() is None
+    monkeypatch.setitem(DEFAULTS, 'torch', DEFAULTS['native'])  # rows at any density
     check(DYNAMIC[label], name)
 
 
