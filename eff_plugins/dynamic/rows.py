@@ -39,10 +39,70 @@ def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
+class PreparedBranch:
+    """A block's branch and shortcut as row convolutions, BatchNorm folded in.
+
+    Args:
+        block: The block.
+        summed: The last convolution activates the sum with the shortcut.
+    """
+
+    def __init__(self, block: ResidualBlock, summed: bool) -> None:
+        units = block.units()
+        acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
+        if not summed or acts[-1] not in _IDEMPOTENT:
+            acts[-1] = None  # applied to the whole map afterwards
+        self.chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
+        self.shortcut = _shortcut_rows(block)  # without and with the activation of the sum
+        self.units = [_with_act(unit) for unit in units]
+        self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
+        self._native: NativeBranch | None = None
+        parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
+        tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
+        self._weights = [t for t in tensors if t is not None and not t.is_inference()]
+        self._versions = [weight._version for weight in self._weights]
+
+    def current(self) -> bool:
+        """Whether no weight or statistic has changed since."""
+        return self._versions == [weight._version for weight in self._weights]
+
+    def native(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
+        """What runs the whole branch in one call; None where the kernels do not serve these tensors."""
+        native = kernels_for(x, scores)
+        if native is None or torch._C._len_torch_dispatch_stack():
+            return None
+        if self._native is None:
+            self._native = NativeBranch(native, self.chain, self.shortcut)
+        return self._native
+
+    def watched(self, layer: int, shape: tuple[int, ...]) -> tuple:
+        """What a measurement needs of a layer whose input has ``shape`` (B, C, H, W)."""
+        return self.chain.convs[layer], self.units[layer].run, self._packed[layer], shape
+
+    def limit(self, layer: int, size: tuple[int, int]) -> float:
+        """From which density of its rows on a layer is computed whole, for an input of ``size`` (H, W)."""
+        return break_even().density(self.chain.convs[layer], size, self._packed[layer])
+
+    def computes_whole(self, layer: int, size: tuple[int, int], density: float) -> bool:
+        """Whether a layer of the branch is computed whole, because that is faster than at so many rows.
+
+        Args:
+            layer: Its number; the last one always computes rows, as its result is added in place.
+            size: (H, W) of its input.
+            density: Share of the rows that are needed.
+        """
+        return layer + 1 < len(self.units) and density >= self.limit(layer, size)
+
+    def all_whole(self, size: tuple[int, int]) -> bool:
+        """Whether each layer but the last one, with everything on, is computed whole; then the block may be, too."""
+        sizes = self.chain.sizes(size)
+        return all(self.computes_whole(i, sizes[i], 1.0) for i in range(len(self.units) - 1))
+
+
 class RowExecutor(nn.Module):
     """Runs the branch of a block at chosen places; has no parameters of its own.
 
-    The branch is prepared as row convolutions, BatchNorm folded in, and kept until a weight or statistic changes in place,
+    The branch is prepared and kept until a weight or statistic changes in place,
     a state dict is loaded or the model switches between training and evaluation: some tools swap weights behind autograd's
     back (an average of weights for evaluation), but they switch to evaluation mode after that.
 
@@ -54,40 +114,29 @@ class RowExecutor(nn.Module):
         super().__init__()
         self.summed = summed
         self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
-        self._forget()
-
-    def _forget(self) -> None:
-        self._chain: Chain | None = None
-        self._shortcut: tuple[RowConv, RowConv] | None = None  # without and with the activation of the sum
-        self._units: list[Unit] = []
-        self._packed: list[bool] = []
-        self._weights: list[Tensor] = []
-        self._versions: list[int] = []
-        self._native: NativeBranch | None = None
+        self._prepared: PreparedBranch | None = None
 
     def train(self, mode: bool = True) -> RowExecutor:
-        self._forget()
+        self._prepared = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> RowExecutor:
-        self._forget()
+        self._prepared = None
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._forget()
+        self._prepared = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        return {
-            **self.__dict__,
-            'watch': None,
-            '_chain': None,
-            '_shortcut': None,
-            '_units': [],
-            '_weights': [],
-            '_versions': [],
-            '_native': None,
-        }
+        return {**self.__dict__, 'watch': None, '_prepared': None}
+
+    def prepared(self, block: ResidualBlock) -> PreparedBranch:
+        """The branch as row convolutions."""
+        found = self._prepared
+        if found is None or not found.current():
+            found = self._prepared = PreparedBranch(block, self.summed)
+        return found
 
     def run(self, block: ResidualBlock, x: Tensor, scores: Tensor, patch: int | None, threshold: float = 0.0) -> Tensor:
         """The block's output for ``x`` (B, C, H, W), its branch computed where ``scores`` are above ``threshold``.
@@ -103,127 +152,81 @@ class RowExecutor(nn.Module):
             with torch.no_grad():
                 return self.run(block, x, scores, patch, threshold)
         x = x.contiguous(memory_format=torch.channels_last)
-        chain = self.prepared(block)
+        ready = self.prepared(block)
         size = (x.shape[2], x.shape[3])
-        out_size = chain.sizes(size)[-1]
+        out_size = ready.chain.sizes(size)[-1]
         cell = out_size if patch is None else (patch, patch)
         under = None
-        if (native := self._native_branch(x, scores)) is not None:
-            shortcut, out = under = self._under(block, x, out_size)
-            count = native.run(x, scores, threshold, cell, self._limit, break_even().revision, out)
+        if self.watch is None and (native := ready.native(x, scores)) is not None:
+            shortcut, out = under = _under(block, ready, x, out_size)
+            count = native.run(x, scores, threshold, cell, ready.limit, break_even().revision, out)
             if count > 0:
-                return self._activate(block, x, shortcut, out)
+                return _activate(block, x, shortcut, out)
             if count == 0:
                 return block.rest(x, block.run_shortcut(x) if shortcut is None else shortcut)
-        plan = plan_rows(scores > threshold, cell, chain, size)
+        plan = plan_rows(scores > threshold, cell, ready.chain, size)
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
-        if plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1] and self._all_whole(size):
+        everywhere = plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1]
+        if everywhere and self.watch is None and ready.all_whole(size):
             return block.run(x)
-        shortcut, out = under or self._under(block, x, out_size)
-        if self._shortcut is not None:  # as it is where the branch will be added, activated elsewhere
-            plain, activated = self._shortcut
+        shortcut, out = under or _under(block, ready, x, out_size)
+        if ready.shortcut is not None:  # as it is where the branch will be added, activated elsewhere
+            plain, activated = ready.shortcut
             run_rows(x, plain, plan[-1], out)
             run_rows(x, activated, other_rows(plan[-1], out[:, 0].numel()), out)
-        self._run_branch(x, chain, plan, out)
-        return self._activate(block, x, shortcut, out)
-
-    def _native_branch(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
-        """What runs the whole branch in one call; None where layers have to be run, or watched, one by one."""
-        native = kernels_for(x, scores)
-        if native is None or self.watch is not None or torch._C._len_torch_dispatch_stack():
-            return None
-        if self._native is None:
-            assert self._chain is not None
-            self._native = NativeBranch(native, self._chain, self._shortcut)
-        return self._native
-
-    def _under(self, block: ResidualBlock, x: Tensor, size: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
-        """The shortcut, and what the branch is added to; None, and an empty map, where rows compute the shortcut."""
-        if self._shortcut is not None:
-            shape = (x.shape[0], self._shortcut[0].filters, *size)
-            return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        shortcut = block.run_shortcut(x)
-        out = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast
-        out = out.contiguous(memory_format=torch.channels_last)
-        assert self._chain is not None
-        if out is x and (len(self._chain.convs) == 1 or not may_overwrite(block, x)):  # a single one still reads it
-            out = x.clone(memory_format=torch.channels_last)
-        return shortcut, out
-
-    def _activate(self, block: ResidualBlock, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
-        """``out``, activated where the rows were not computed, too."""
-        settled = shortcut is x and block.nonnegative and act_name(block.act) == 'relu'
-        return out if shortcut is None or block.act is None or settled else block.act(out)
+        self._run_branch(ready, x, plan, out)
+        return _activate(block, x, shortcut, out)
 
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
         x = x.contiguous(memory_format=torch.channels_last)
-        chain = self.prepared(block)
+        ready = self.prepared(block)
         size = (x.shape[2], x.shape[3])
-        shape = (x.shape[0], chain.convs[-1].filters, *chain.sizes(size)[-1])
+        shape = (x.shape[0], ready.chain.convs[-1].filters, *ready.chain.sizes(size)[-1])
         out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-        plan = plan_rows(on, (1, 1), chain, size)
+        plan = plan_rows(on, (1, 1), ready.chain, size)
         if plan[-1].numel():
-            self._run_branch(x, chain, plan, out)
+            self._run_branch(ready, x, plan, out)
         return out
 
-    def _run_branch(self, x: Tensor, chain: Chain, plan: list[Tensor], out: Tensor) -> None:
+    def _run_branch(self, ready: PreparedBranch, x: Tensor, plan: list[Tensor], out: Tensor) -> None:
         """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
-        sizes = chain.sizes((x.shape[2], x.shape[3]))
+        sizes = ready.chain.sizes((x.shape[2], x.shape[3]))
         last = len(plan) - 1
-        for i, (conv, rows) in enumerate(zip(chain.convs, plan, strict=True)):
+        for i, (conv, rows) in enumerate(zip(ready.chain.convs, plan, strict=True)):
             if i == last:
                 run_rows(x, conv, rows, out, out)
                 return
             if self.watch is not None:
-                self.watch((conv, self._units[i].run, self._packed[i], tuple(x.shape)))
+                self.watch(ready.watched(i, tuple(x.shape)))
             places = x.shape[0] * sizes[i + 1][0] * sizes[i + 1][1]
-            if self.computes_whole(i, sizes[i], rows.numel() / places):
-                x = self._units[i].run(x)
+            if ready.computes_whole(i, sizes[i], rows.numel() / places):
+                x = ready.units[i].run(x)
             else:
                 x = run_rows(x, conv, rows, _scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
 
-    def _all_whole(self, size: tuple[int, int]) -> bool:
-        """Whether each layer but the last one, with everything on, is computed whole; then the block may be, too."""
-        assert self._chain is not None
-        sizes = self._chain.sizes(size)
-        return self.watch is None and all(self.computes_whole(i, sizes[i], 1.0) for i in range(len(self._units) - 1))
 
-    def computes_whole(self, layer: int, size: tuple[int, int], density: float) -> bool:
-        """Whether a layer of the branch is computed whole, because that is faster than at so many rows.
+def _under(
+    block: ResidualBlock, ready: PreparedBranch, x: Tensor, size: tuple[int, int]
+) -> tuple[Tensor | None, Tensor]:
+    """The shortcut, and what the branch is added to; None, and an empty map, where rows compute the shortcut."""
+    if ready.shortcut is not None:
+        shape = (x.shape[0], ready.shortcut[0].filters, *size)
+        return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    shortcut = block.run_shortcut(x)
+    out = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast
+    out = out.contiguous(memory_format=torch.channels_last)
+    if out is x and (len(ready.units) == 1 or not may_overwrite(block, x)):  # a single one still reads it
+        out = x.clone(memory_format=torch.channels_last)
+    return shortcut, out
 
-        Args:
-            layer: Its number; the last one always computes rows, as its result is added in place.
-            size: (H, W) of its input.
-            density: Share of the rows that are needed.
-        """
-        assert self._chain is not None
-        return layer + 1 < len(self._chain.convs) and density >= self._limit(layer, size)
 
-    def _limit(self, layer: int, size: tuple[int, int]) -> float:
-        """From which density of its rows on a layer is computed whole."""
-        assert self._chain is not None
-        return break_even().density(self._chain.convs[layer], size, self._packed[layer])
-
-    def prepared(self, block: ResidualBlock) -> Chain:
-        """The branch as row convolutions."""
-        if self._chain is None or self._versions != [weight._version for weight in self._weights]:
-            units = block.units()
-            acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
-            if not self.summed or acts[-1] not in _IDEMPOTENT:
-                acts[-1] = None  # applied to the whole map afterwards
-            self._shortcut = _shortcut_rows(block)
-            self._units = [_with_act(unit) for unit in units]
-            self._native = None
-            self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
-            self._chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
-            parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
-            tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
-            self._weights = [t for t in tensors if t is not None and not t.is_inference()]
-            self._versions = [weight._version for weight in self._weights]
-        return self._chain
+def _activate(block: ResidualBlock, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
+    """``out``, activated where the rows were not computed, too."""
+    settled = shortcut is x and block.nonnegative and act_name(block.act) == 'relu'
+    return out if shortcut is None or block.act is None or settled else block.act(out)
 
 
 def _with_act(unit: Unit) -> Unit:

@@ -102,8 +102,7 @@ def branch_macs(
     units, mask = block.units(), mask.float()  # half precision, as under autocast, cannot count
     whole = None
     if executor is not None and 0 < float(mask.mean()) < 1:
-        executor.prepared(block)
-        whole = executor.computes_whole
+        whole = executor.prepared(block).computes_whole
     dense, macs = 0.0, torch.zeros_like(mask[:, 0, 0, 0])
     for i in reversed(range(len(units))):
         a_position = float(units[i].conv.weight.numel())  # type: ignore[operator, union-attr]

@@ -77,7 +77,7 @@ class CollaborativeGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        convs = self.rows.prepared(block).convs if self.execution == 'sparse' else None
+        convs = self.rows.prepared(block).chain.convs if self.execution == 'sparse' else None
         y, dense, policy = x, 0.0, 0.0
         decided: list[tuple[Tensor, Tensor, float]] = []
         for i, unit in enumerate(block.units()):
