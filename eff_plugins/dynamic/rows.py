@@ -55,6 +55,8 @@ class PreparedBranch:
         self.chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
         self.shortcut = _shortcut_rows(block)  # without and with the activation of the sum
         self.units = [_with_act(unit) for unit in units]
+        self.act = block.act
+        self.settled = block.nonnegative and act_name(block.act) == 'relu'  # x itself is activated already
         self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
         self._native: NativeBranch | None = None
         parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
@@ -161,7 +163,7 @@ class RowExecutor(nn.Module):
             shortcut, out = under = _under(block, ready, x, out_size)
             count = native.run(x, scores, threshold, cell, ready.limit, break_even().revision, out)
             if count > 0:
-                return _activate(block, x, shortcut, out)
+                return _activate(ready, x, shortcut, out)
             if count == 0:
                 return block.rest(x, block.run_shortcut(x) if shortcut is None else shortcut)
         plan = plan_rows(scores > threshold, cell, ready.chain, size)
@@ -176,7 +178,7 @@ class RowExecutor(nn.Module):
             run_rows(x, plain, plan[-1], out)
             run_rows(x, activated, other_rows(plan[-1], out[:, 0].numel()), out)
         self._run_branch(ready, x, plan, out)
-        return _activate(block, x, shortcut, out)
+        return _activate(ready, x, shortcut, out)
 
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
@@ -216,17 +218,18 @@ def _under(
         shape = (x.shape[0], ready.shortcut[0].filters, *size)
         return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     shortcut = block.run_shortcut(x)
-    out = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast
-    out = out.contiguous(memory_format=torch.channels_last)
-    if out is x and (len(ready.units) == 1 or not may_overwrite(block, x)):  # a single one still reads it
-        out = x.clone(memory_format=torch.channels_last)
-    return shortcut, out
+    if shortcut is not x:
+        same = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast
+        return shortcut, same.contiguous(memory_format=torch.channels_last)
+    if len(ready.units) == 1 or not may_overwrite(block, x):  # a single one still reads it
+        return x, x.clone(memory_format=torch.channels_last)
+    return x, x
 
 
-def _activate(block: ResidualBlock, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
+def _activate(ready: PreparedBranch, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
     """``out``, activated where the rows were not computed, too."""
-    settled = shortcut is x and block.nonnegative and act_name(block.act) == 'relu'
-    return out if shortcut is None or block.act is None or settled else block.act(out)
+    settled = shortcut is None or ready.act is None or (shortcut is x and ready.settled)
+    return out if settled else ready.act(out)
 
 
 def _with_act(unit: Unit) -> Unit:

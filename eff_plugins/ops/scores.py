@@ -72,7 +72,7 @@ def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tens
     assert native is not None
     flat = weight.contiguous()
     native.patch_scores(
-        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), float(bias), out.data_ptr()
+        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), bias.data_ptr(), out.data_ptr()
     )
 
 
@@ -91,7 +91,7 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride
         stride,
         taps.data_ptr(),
         means.data_ptr(),
-        float(bias),
+        bias.data_ptr(),
         out.data_ptr(),
     )
 

@@ -100,7 +100,7 @@ class _Block(ResidualBlock):
         return parse_units(steps) if steps and isinstance(steps[0], nn.Conv2d) else []  # no pooling before it
 
     def run_shortcut(self, x: Tensor) -> Tensor:
-        return self.downsample(x) if hasattr(self, 'downsample') else x
+        return self.downsample(x) if 'downsample' in self._modules else x
 
     def run_branch(self, x: Tensor) -> Tensor:
         for i, unit in enumerate(self._units(), 1):

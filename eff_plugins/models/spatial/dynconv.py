@@ -37,7 +37,8 @@ class PixelMasker(nn.Module):
         nn.init.constant_(self.fc.bias, keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_scores(x, self.conv.weight, self.fc.weight, self.fc.bias, self.stride)
+        fc = self.fc
+        return conv_scores(x, self.conv.weight, fc.weight, fc.bias, self.stride)
 
 
 @hosted

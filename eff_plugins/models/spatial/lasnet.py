@@ -36,7 +36,8 @@ class PatchMasker(nn.Module):
         nn.init.constant_(self.conv.bias, keep)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return patch_scores(x, self.conv.weight, self.conv.bias, self.patch)  # type: ignore[arg-type]
+        conv = self.conv
+        return patch_scores(x, conv.weight, conv.bias, self.patch)  # type: ignore[arg-type]
 
 
 @hosted

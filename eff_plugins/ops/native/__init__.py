@@ -121,10 +121,10 @@ class Kernels:
         self.other_rows.argtypes = [pointer, number, number, pointer]
         self.other_rows.restype = number
         self.patch_scores = library[f'patch_scores_{name}']
-        self.patch_scores.argtypes = [pointer, *[number] * 5, pointer, ctypes.c_float, pointer]
+        self.patch_scores.argtypes = [pointer, *[number] * 5, *[pointer] * 3]
         self.patch_scores.restype = None
         self.conv_scores = library[f'conv_scores_{name}']
-        self.conv_scores.argtypes = [pointer, *[number] * 6, pointer, pointer, ctypes.c_float, pointer]
+        self.conv_scores.argtypes = [pointer, *[number] * 6, *[pointer] * 4]
         self.conv_scores.restype = None
 
 

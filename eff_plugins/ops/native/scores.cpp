@@ -126,7 +126,7 @@ extern "C" {
 
 // Mean over each patch of w . x + bias: x (B, H, W, C) -> scores (B, ceil(H / patch), ceil(W / patch)).
 void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t patch,
-                             const float* weight, float bias, float* scores) {
+                             const float* weight, const float* bias, float* scores) {
     const int64_t cells_x = (width + patch - 1) / patch, cells_y = (height + patch - 1) / patch;
 #pragma omp parallel for schedule(static) collapse(2) if (threads() > 1)
     for (int64_t b = 0; b < batch; b++)
@@ -140,7 +140,7 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
             }
             for (int64_t gx = 0; gx < cells_x; gx++) {
                 const int64_t wide = std::min(patch, width - gx * patch);
-                line[gx] = line[gx] / float((bottom - top) * wide) + bias;
+                line[gx] = line[gx] / float((bottom - top) * wide) + *bias;
             }
         }
 }
@@ -148,7 +148,7 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
 // A k x k convolution to one channel, padding k / 2, plus bias, plus `pooled` (C, or null) times the channels' means:
 // x (B, H, W, C), weight (k, k, C) -> scores (B, H', W').
 void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t kernel,
-                            int64_t stride, const float* weight, const float* pooled, float bias, float* scores) {
+                            int64_t stride, const float* weight, const float* pooled, const float* bias, float* scores) {
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
     const int64_t out_width = (width + 2 * pad - kernel) / stride + 1, positions = out_height * out_width;
     // A part of the output's lines for each thread; a part's sums of the channels' means are added up in order.
@@ -164,7 +164,7 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
     for (int64_t b = 0; b < batch; b++) {
         double sum = 0;
         for (int64_t i = 0; i < parts; i++) sum += sums[b * parts + i];
-        const float added = bias + float(sum / double(height * width));
+        const float added = *bias + float(sum / double(height * width));
         for (int64_t i = 0; i < positions; i++) scores[b * positions + i] += added;
     }
 }
