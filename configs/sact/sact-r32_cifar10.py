@@ -4,6 +4,6 @@ model = dict(backbone=dict(_delete_=True, type='eff_plugins.SACT', backbone={{_b
 # halting has no budget: what a block costs is the knob
 custom_hooks = [
     dict(type='eff_plugins.ChannelsLastHook'),
-    dict(type='eff_plugins.BudgetHook', budget=0.6, losses=dict(ponder=0.03)),
+    dict(type='eff_plugins.BudgetHook', budget=0.6, losses=dict(ponder=0.15)),
     dict(type='eff_plugins.DistillationHook'),
 ]
