@@ -104,9 +104,9 @@ class PreparedBranch:
 class RowExecutor(nn.Module):
     """Runs the branch of a block at chosen places; has no parameters of its own.
 
-    The branch is prepared and kept until a weight or statistic changes in place,
-    a state dict is loaded or the model switches between training and evaluation: some tools swap weights behind autograd's
-    back (an average of weights for evaluation), but they switch to evaluation mode after that.
+    The branch is prepared and kept until a weight or statistic changes in place, a state dict is loaded or the model
+    switches between training and evaluation: some tools swap weights behind autograd's back (an average of weights for
+    evaluation), but they switch to evaluation mode after that, as must whoever replaces a part of the block.
 
     Args:
         summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.

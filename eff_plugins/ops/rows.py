@@ -281,6 +281,9 @@ def _call_native(
 
 
 _library.impl('conv2d_rows', _execute, 'CompositeExplicitAutograd')
+_library.impl(
+    'conv2d_rows', lambda *_: None, 'Meta'
+)  # fake tensors have no memory; what comes out has the shape of `out`
 
 
 @register_flop_formula(torch.ops.eff_plugins.conv2d_rows)

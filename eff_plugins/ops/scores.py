@@ -98,6 +98,8 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride
 
 _library.impl('patch_scores', _patch_scores, 'CompositeExplicitAutograd')
 _library.impl('conv_scores', _conv_scores, 'CompositeExplicitAutograd')
+for _name in ('patch_scores', 'conv_scores'):
+    _library.impl(_name, lambda *_: None, 'Meta')  # fake tensors have a shape, which is `out`'s, and no memory
 
 
 @register_flop_formula(torch.ops.eff_plugins.patch_scores)

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eff_plugins.ops.scores import conv_scores, patch_scores
 from eff_plugins.profiling.latency import threads
@@ -48,6 +49,14 @@ def test_threads_share_the_lines(kernel, stride, size):
     with threads(3):
         got = run(), patches()
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the means are added up in parts
+
+
+def test_fake_tensors_have_shapes_and_no_memory():
+    with FakeTensorMode():
+        x, weight, bias = torch.randn(1, 16, 9, 9), torch.randn(1, 16, 3, 3), torch.zeros(1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        assert conv_scores(x, weight, torch.zeros(1, 16), bias, 2).shape == (1, 1, 5, 5)
+        assert patch_scores(x, weight[:, :, :1, :1], bias, 4).shape == (1, 1, 3, 3)
 
 
 def test_scores_are_differentiable_and_counted():

@@ -96,7 +96,7 @@ class _Block(ResidualBlock):
         ]
 
     def shortcut_units(self) -> list[Unit]:
-        steps = list(self.downsample.children()) if hasattr(self, 'downsample') else []
+        steps = list(self.downsample.children()) if 'downsample' in self._modules else []
         return parse_units(steps) if steps and isinstance(steps[0], nn.Conv2d) else []  # no pooling before it
 
     def run_shortcut(self, x: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int
 }
 constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
 
-// Has the cache fetch `count` floats, to be written to where W is 1.
+// Has the cache fetch `count` floats; where W is 1 they will be written, a hint that not every processor takes.
 template <int W>
 inline void fetch(const float* p, int64_t count) {
     for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(p + i, W);
@@ -163,8 +163,8 @@ void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t s
         const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
         for (int64_t i = 0; i < size; i += MR) {
             const int64_t next = std::min(i + MR, size), end = std::min(next + MR, size);
-            if (scattered) {
-                for (int64_t j = next; j < end; j++) fetch<1>(to[j] + n, NR);
+            if constexpr (scattered) {
+                for (int64_t j = next; j < end; j++) fetch<1>(to[j] + n, std::min<int64_t>(NR, s.filters - n));
                 if (n == 0)
                     for (int64_t t = next * tap_count; t < end * tap_count; t++) fetch<0>(taps[t], s.channels);
             }
