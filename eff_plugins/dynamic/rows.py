@@ -228,8 +228,9 @@ def _under(
 
 def _activate(ready: PreparedBranch, x: Tensor, shortcut: Tensor | None, out: Tensor) -> Tensor:
     """``out``, activated where the rows were not computed, too."""
-    settled = shortcut is None or ready.act is None or (shortcut is x and ready.settled)
-    return out if settled else ready.act(out)
+    if shortcut is None or ready.act is None or (shortcut is x and ready.settled):
+        return out
+    return ready.act(out)
 
 
 def _with_act(unit: Unit) -> Unit:
