@@ -118,9 +118,13 @@ class ResidualBlock(nn.Module):
         y = add_residual(shortcut, branch)
         return y if self.act is None else self.act(y)
 
+    def settled(self) -> bool:
+        """Whether ``act`` leaves an input of the block as it is."""
+        return self.nonnegative and act_name(self.act) == 'relu'
+
     def rest(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """The block where its branch is left out: its shortcut, activated; ``x`` itself where that changes nothing."""
-        if self.act is None or (shortcut is x and self.nonnegative and act_name(self.act) == 'relu'):
+        if self.act is None or (shortcut is x and self.settled()):
             return shortcut
         # a module that works in place must not touch x
         return self.act(shortcut.clone() if shortcut is x else shortcut)

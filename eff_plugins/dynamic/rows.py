@@ -56,7 +56,7 @@ class PreparedBranch:
         self.shortcut = _shortcut_rows(block)  # without and with the activation of the sum
         self.units = [_with_act(unit) for unit in units]
         self.act = block.act
-        self.settled = block.nonnegative and act_name(block.act) == 'relu'  # x itself is activated already
+        self.settled = block.settled()
         self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
         self._native: NativeBranch | None = None
         parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]

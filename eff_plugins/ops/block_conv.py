@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from eff_plugins.ops.dense import ACTIVATIONS
 from eff_plugins.ops.dual import Codes, DualGrid, Gather, Group, Window, pool_of, rows_of
+from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import Kernels, kernels, kernels_for
 from eff_plugins.ops.rows import ACTIVATIONS as NATIVE_ACTIVATIONS
 from eff_plugins.ops.rows import RowConv
@@ -243,13 +244,6 @@ def _run(
     (torch.ops.eff_plugins.conv2d_blocks if watched else _convolve)(*arguments, out, first)
 
 
-_library = torch.library.Library('eff_plugins', 'FRAGMENT')
-_library.define(
-    'conv2d_blocks(Tensor pool, Tensor weight, Tensor? bias, Tensor? residual, Tensor[] codes, Tensor[] quads, int[] sizes, '
-    'int stride, int[] dilation, int groups, str? act, bool picture, Tensor(a!) out, int first) -> ()'
-)
-
-
 def _convolve(
     pool: Tensor,
     weight: Tensor,
@@ -297,7 +291,11 @@ def _convolve(
         first += block[0] * block[3] * block[4]
 
 
-_library.impl('conv2d_blocks', _convolve, 'CompositeExplicitAutograd')
+register_in_place(
+    'conv2d_blocks(Tensor pool, Tensor weight, Tensor? bias, Tensor? residual, Tensor[] codes, Tensor[] quads, int[] sizes, '
+    'int stride, int[] dilation, int groups, str? act, bool picture, Tensor(a!) out, int first) -> ()',
+    _convolve,
+)
 
 
 @register_flop_formula(torch.ops.eff_plugins.conv2d_blocks)

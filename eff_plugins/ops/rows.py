@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from eff_plugins.ops.blocks import pair
+from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import Kernels, kernels, kernels_for
 
 # The order is that of the enum in native/rows.cpp.
@@ -223,13 +224,6 @@ def _reference(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Te
     return flat.view(batch, height, width, count).permute(0, 3, 1, 2)
 
 
-_library = torch.library.Library('eff_plugins', 'FRAGMENT')
-_library.define(
-    'conv2d_rows(Tensor x, Tensor weight, Tensor bias, Tensor[] packed, Tensor rows, Tensor(a!) out, Tensor? residual, '
-    'int[] stride, int[] padding, int[] dilation, int groups, str? act) -> ()'
-)
-
-
 def _execute(
     x: Tensor,
     weight: Tensor,
@@ -280,10 +274,11 @@ def _call_native(
     )
 
 
-_library.impl('conv2d_rows', _execute, 'CompositeExplicitAutograd')
-_library.impl(
-    'conv2d_rows', lambda *_: None, 'Meta'
-)  # fake tensors have no memory; what comes out has the shape of `out`
+register_in_place(
+    'conv2d_rows(Tensor x, Tensor weight, Tensor bias, Tensor[] packed, Tensor rows, Tensor(a!) out, Tensor? residual, '
+    'int[] stride, int[] padding, int[] dilation, int groups, str? act) -> ()',
+    _execute,
+)
 
 
 @register_flop_formula(torch.ops.eff_plugins.conv2d_rows)

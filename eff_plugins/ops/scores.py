@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import Kernels, kernels, kernels_for
 
 
@@ -61,11 +62,6 @@ def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
     return kernels_for(x, *weights) if x.is_contiguous(memory_format=torch.channels_last) else None
 
 
-_library = torch.library.Library('eff_plugins', 'FRAGMENT')
-_library.define('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()')
-_library.define('conv_scores(Tensor x, Tensor weight, Tensor pooled, Tensor bias, int stride, Tensor(a!) out) -> ()')
-
-
 def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
     batch, channels, height, width = x.shape
     native = kernels()
@@ -96,10 +92,10 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride
     )
 
 
-_library.impl('patch_scores', _patch_scores, 'CompositeExplicitAutograd')
-_library.impl('conv_scores', _conv_scores, 'CompositeExplicitAutograd')
-for _name in ('patch_scores', 'conv_scores'):
-    _library.impl(_name, lambda *_: None, 'Meta')  # fake tensors have a shape, which is `out`'s, and no memory
+register_in_place('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()', _patch_scores)
+register_in_place(
+    'conv_scores(Tensor x, Tensor weight, Tensor pooled, Tensor bias, int stride, Tensor(a!) out) -> ()', _conv_scores
+)
 
 
 @register_flop_formula(torch.ops.eff_plugins.patch_scores)
