@@ -178,7 +178,7 @@ class Dynamic:
         if self._lacks_thresholds():
             self._knobs = learned_knobs(self.model, batches, self._run, budgets)
         if self._blind is None and any(variant.is_blind for variant in self.variants):
-            self._blind = blind_calibration(self.model, batches[0], self._run, budgets)
+            self._blind = blind_calibration(self.model, batches[0], batch_size, self._run, budgets)
         dense = [self._dense_macs(batch) / batch_size for batch in batches]
         still = [_nothing] * len(batches)
         wanted = Variant() in self.variants

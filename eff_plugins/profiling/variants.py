@@ -18,8 +18,8 @@ from eff_plugins.dynamic.recorder import record
 POLICIES = ('learned', 'random', 'all')
 # Blind decisions are drawn until what they spend lies so near to the budget, at most so often; the nearest is taken.
 _NEAR, _DRAWS = 0.005, 24
-# With one decision a block and sample, a single draw says little about a density: the inputs are drawn for several times.
-_REPEATED = 4
+# With one decision a block and sample, a single draw says little about a density: they are drawn for so many samples.
+_DRAWN_FOR = 4
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,9 @@ def draw(model: nn.Module, variant: Variant, found: Calibration, run: Callable[[
 
 
 def blind_calibration(
-    model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], Any], budgets: Sequence[float]
+    model: nn.Module, batch: Any, samples: int, run: Callable[[nn.Module, Any], Any], budgets: Sequence[float]
 ) -> Calibration:
-    """What random decisions spend on inputs like ``batch``, near the budgets.
+    """What random decisions spend on inputs like ``batch``, of ``samples`` samples, near the budgets.
 
     Raises:
         ValueError: A budget below what the network spends with nothing on.
@@ -240,7 +240,7 @@ def blind_calibration(
     set_policy(model, 'random')
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = calibrate(model, [batch] * _REPEATED, run, budgets)
+        found = calibrate(model, [batch] * max(1, _DRAWN_FOR // samples), run, budgets)
     for budget in budgets:
         found.knob(budget)
     return found

@@ -115,7 +115,7 @@ def test_decisions_that_are_not_asked_for_are_noticed():
     model = toy()
     x = torch.randn(1, 3, 64, 64)
     dense = dynamic.network_macs(model, lambda: model(x), 1)
-    found = blind_calibration(model, x, lambda network, batch: network(batch), [0.7])
+    found = blind_calibration(model, x, 1, lambda network, batch: network(batch), [0.7])
     switch = draw(model, Variant('sparse', 'synthetic', 0.7), found, lambda: model(x), dense)
     switch()
     with pytest.raises(RuntimeError, match='decided 0 times, 1 decisions were drawn'):
@@ -131,7 +131,7 @@ def test_what_is_timed_are_the_drawn_decisions(kind):
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         dense = dynamic.network_macs(model, lambda: model(x), 2)
-        found = blind_calibration(model, x, lambda network, batch: network(batch), [0.7])
+        found = blind_calibration(model, x, 2, lambda network, batch: network(batch), [0.7])
         switch = draw(model, Variant('sparse', 'synthetic', 0.7), found, lambda: model(x), dense)
         switch()
         timed = model(x)  # with nothing that records
