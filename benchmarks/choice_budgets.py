@@ -2,8 +2,9 @@
 
 The knob is fitted on pictures that did not train the network (those of the training file behind the config's ``indices``),
 and ``val`` is read once. The multiply-adds are those executed, policy included. ``fixed_at_equal_macs`` is the accuracy of
-the fixed exits or resolutions, interpolated at the row's multiply-adds; the interval is that of the difference (paired
-bootstrap over the pictures). With several checkpoints, of one config and several seeds, it is the mean over them.
+the fixed exits or resolutions, interpolated at the row's multiply-adds, ``random_at_equal_macs`` that of the random policy;
+the intervals are those of the differences (paired bootstrap over the pictures). With several checkpoints, of one config and
+several seeds, all are means over them.
 
     python benchmarks/choice_budgets.py CONFIG CHECKPOINT ... --out CSV
 """
@@ -28,6 +29,7 @@ from eff_plugins.hub.load import load_strict
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.registry import DATASETS, MODELS
 
+CONTROLS = ('fixed', 'random')
 Result = tuple[np.ndarray, float]  # which pictures are right, mean multiply-adds a picture
 
 
@@ -51,9 +53,9 @@ def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> Result:
     return (torch.cat(logits).argmax(1) == labels).numpy(), float(torch.cat(macs).mean())
 
 
-def fixed_at(fixed: list[Result], macs: float) -> np.ndarray:
-    """(N,) share of fixed choices that are right on each picture, mixed so that they cost ``macs``."""
-    ordered = sorted(fixed, key=lambda result: result[1])
+def mixed_at(results: list[Result], macs: float) -> np.ndarray:
+    """(N,) share of ``results`` that are right on each picture, neighbours mixed so that they cost ``macs``."""
+    ordered = sorted(results, key=lambda result: result[1])
     costs = [cost for _, cost in ordered]
     weights = [np.interp(macs, costs, np.eye(len(costs))[k]) for k in range(len(costs))]
     return sum(weight * right for weight, (right, _) in zip(weights, ordered, strict=True))  # type: ignore[return-value]
@@ -82,10 +84,12 @@ def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[dict[tuple[str,
     return results, dynamic.network_macs(model, lambda: model(inputs[0][:1]), 1)
 
 
-def compared(results: dict[tuple[str, str], Result]) -> dict[tuple[str, str], tuple[np.ndarray, float, np.ndarray]]:
-    """As ``results``, with the (N,) share of fixed choices at equal cost that are right on each picture."""
-    fixed = [result for (kind, _), result in results.items() if kind == 'fixed']
-    return {key: (right, macs, fixed_at(fixed, macs)) for key, (right, macs) in results.items()}
+def compared(results: dict[tuple[str, str], Result]) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """As ``results``, with the (N,) share of fixed and of random choices at equal cost that are right on each picture."""
+    controls = [[found for (kind, _), found in results.items() if kind == control] for control in CONTROLS]
+    return {
+        key: (right, macs, *(mixed_at(control, macs) for control in controls)) for key, (right, macs) in results.items()
+    }
 
 
 def main() -> None:
@@ -107,25 +111,23 @@ def main() -> None:
     rows = []
     for kind, setting in found[0]:
         seeds = [results[kind, setting] for results in found if (kind, setting) in results]
-        right, macs, fixed = (np.mean([seed[part] for seed in seeds], 0) for part in range(3))
-        difference = right - fixed
-        low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
-        rows.append(
-            {
-                'policy': kind,
-                'setting': setting,
-                'macs_mean': round(float(macs)),
-                'share': f'{macs / dense:.3f}',
-                'accuracy': f'{right.mean():.4f}',
-                'accuracy_seeds': ' '.join(f'{seed[0].mean():.3f}' for seed in seeds),
-                'fixed_at_equal_macs': f'{fixed.mean():.4f}',
-                'difference': f'{difference.mean():+.4f}',
-                'low': f'{low:+.4f}',
-                'high': f'{high:+.4f}',
-                'pictures': count,
-                'command': f'python {shlex.join(sys.argv)}',
+        right, macs, *controls = (np.mean([seed[part] for seed in seeds], 0) for part in range(2 + len(CONTROLS)))
+        row = {
+            'policy': kind,
+            'setting': setting,
+            'macs_mean': round(float(macs)),
+            'share': f'{macs / dense:.3f}',
+            'accuracy': f'{right.mean():.4f}',
+            'accuracy_seeds': ' '.join(f'{seed[0].mean():.3f}' for seed in seeds),
+        }
+        for name, control in zip(CONTROLS, controls, strict=True):
+            low, high = np.percentile((right - control)[draws].mean(1), [2.5, 97.5])
+            row |= {
+                f'{name}_at_equal_macs': f'{control.mean():.4f}',
+                f'minus_{name}_low': f'{low:+.4f}',
+                f'minus_{name}_high': f'{high:+.4f}',
             }
-        )
+        rows.append(row | {'pictures': count, 'command': f'python {shlex.join(sys.argv)}'})
     print(table([tuple(rows[0])[:-1], *(tuple(str(v) for v in r.values())[:-1] for r in rows)]))
     if args.out:
         write_csv(args.out, rows)
