@@ -1,10 +1,10 @@
 """Train a dynamic CIFAR ResNet with a learned and with a random policy, and read both at several budgets.
 
 Both trainings start from the same published weights, learn from the same teacher and see the same batches; the random
-policy spends, in training and in evaluation, what the learned one does, without looking. Thresholds and densities are
-fitted on the pictures of the training file that train nothing (behind the config's ``indices``); ``val`` is read once.
-Intervals are those of paired bootstrap over the pictures, the seeds' mean each. What a finished training gave, picture by
-picture, is kept in ``--kept``: a second start goes on where the first was stopped.
+policy spends, from step to step of the training and in evaluation, what is asked of the learned one, without looking.
+Thresholds and densities are fitted on the pictures of the training file that train nothing (behind the config's
+``indices``); ``val`` is read once. Intervals are those of paired bootstrap over the pictures, the seeds' mean each. What a
+finished training gave, picture by picture, is kept in ``--kept``: a second start goes on where the first was stopped.
 
     python benchmarks/cifar_dynamic.py configs/lasnet/lasnet-r32_cifar10.py --train-budget 0.5 --budgets 0.6 0.5 --out CSV
 """
@@ -22,10 +22,14 @@ import numpy as np
 import torch
 from choice_budgets import batches
 from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
 from torch import Tensor
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins import dynamic
+from eff_plugins.dynamic.budget import set_knob
+from eff_plugins.dynamic.sampling import Schedule
+from eff_plugins.engine.budget import BudgetHook
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 
@@ -37,17 +41,29 @@ def held_out(model: Any, cfg: Config) -> list[Tensor]:
     return batches(model, cfg.train_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(-HELD_OUT, None))[0]
 
 
-def train(cfg: Config, policy: str, budget: float) -> Any:
+class RandomBudget(Hook):
+    """In place of ``BudgetHook``: blind decisions that spend its scheduled budget."""
+
+    def __init__(self, budget: Schedule, calibration: dynamic.Calibration) -> None:
+        self.budget, self.calibration = budget, calibration
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        budget = self.budget(runner.iter / max(runner.max_iters, 1))
+        set_knob(runner.model, self.calibration.knob(budget))
+
+
+def train(cfg: Config, policy: str) -> Any:
     """The trained model, in evaluation mode."""
+    hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
     if policy == 'random':
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'eff_plugins.BudgetHook']
+        cfg.custom_hooks.remove(hook)
     runner = build_runner(cfg)
     model = runner.model
     if policy == 'random':
         model.init_weights()
         dynamic.set_execution(dynamic.set_policy(model.eval(), 'random'), 'masked')
-        dynamic.calibrate(model, held_out(model, cfg)[:1])
-        dynamic.set_budget(model, budget)
+        found = dynamic.calibrate(model, held_out(model, cfg)[:1])
+        runner.register_hook(RandomBudget(BudgetHook(hook['budget']).budget, found))
     runner.train()
     return model.eval()
 
@@ -91,7 +107,7 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
         model.init_weights()
         dynamic.set_policy(model, 'all')
     else:
-        model = train(cfg, policy, args.train_budget)
+        model = train(cfg, policy)
         dynamic.calibrate(model, held_out(model, cfg), budgets=args.budgets)
     inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
     results = {}

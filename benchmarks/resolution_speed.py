@@ -153,7 +153,7 @@ def drnet_rows(batch_size: int, args: argparse.Namespace) -> list[dict]:
     trained = DRNet(**HOST)
     trained.init_weights()
     sides = trained.resolutions
-    net: Any = dynamic.set_execution(prepare(trained.specialise(), how), 'sparse')
+    net: Any = dynamic.set_execution(prepare(trained, how), 'sparse')
     net.predictor.fc.weight.zero_()
     static = prepare(at_resolution(nn.Sequential(trained.backbone, trained.head), 0), how)
     x = how.inputs(pictures(batch_size, sides[0], 'real', 1)[0])

@@ -1,5 +1,5 @@
 # The RetinaNet over EfficientNet-Lite0 on blood cells, with a dynamic network to be put in the backbone's place. Neck, head
-# and the blocks that change size, 78 % of the multiply-adds, are always computed.
+# and the blocks that change size, 75 % of the multiply-adds, are always computed.
 _base_ = '../retinanet/retinanet_effnet-lite0_bccd.py'
 # the tools add the hooks that every run needs
 custom_hooks = [

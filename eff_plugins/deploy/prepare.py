@@ -63,11 +63,17 @@ class Preparation:
 
 
 def prepare(model: nn.Module, how: Preparation) -> nn.Module:
-    """A copy of ``model`` in eval mode, prepared; the model itself is left as it is."""
+    """A copy of ``model`` in eval mode, prepared; the model itself is left as it is.
+
+    What has a form of its own for inference (``specialise()``) takes it where BatchNorm is folded.
+    """
+    origin = model
+    if how.fuse and hasattr(model, 'specialise'):
+        model = model.specialise()  # type: ignore[operator]
     prepared = fuse_conv_bn(model) if how.fuse else copy.deepcopy(model).eval()
     prepared = prepared.requires_grad_(False).to(how.device).to(how.torch_dtype)
     prepared = prepared.to(memory_format=how.memory_format)  # type: ignore[call-overload]
     if how.prepack:
         prepack(prepared)
-    carry_calibrations(model, prepared)
+    carry_calibrations(origin, prepared)
     return torch.compile(prepared) if how.compile else prepared  # type: ignore[return-value]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ class Calibration:
         Raises:
             ValueError: The budget is outside (0, 1] or below what the network spends with nothing on.
         """
-        if not 0 < budget <= 1:
-            raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
+        _check_share(budget)
         floor, top = self.shares[-1], self.shares[0]
         if budget < floor - 1e-9:
             raise ValueError(
@@ -93,6 +93,11 @@ class Calibration:
             return cls(**{**data, 'knobs': knobs, 'shares': tuple(data['shares'])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is no calibration: {error}') from error
+
+
+def _check_share(budget: float) -> None:
+    if not isinstance(budget, Real) or not 0 < budget <= 1:
+        raise ValueError(f'budget={budget!r} must lie in (0, 1], a share of the dense network')
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -141,7 +146,7 @@ def calibrate(
         The calibration, which is also kept with the model for ``set_budget``.
 
     Raises:
-        ValueError: No data, no policy, or a kind without a knob.
+        ValueError: No data, no policy, a kind without a knob, or a budget outside (0, 1].
     """
     run = forward or (lambda network, batch: network(batch))
     steps = _alike(model)
@@ -151,6 +156,8 @@ def calibrate(
     if not data or not any(map(_samples, data)):
         raise ValueError('batches is empty: a calibration needs data')
     budgets = (budgets,) if isinstance(budgets, (int, float)) else budgets
+    for wanted in budgets:
+        _check_share(wanted)
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     curve: dict[float, float] = {}  # place in the list of knobs -> share

@@ -238,6 +238,7 @@ class EarlyExit(DynamicModule):
             density=macs / dense,
             scores=None if logits is None else torch.stack([confidence(part) for part in logits], 1).detach(),
             choice=choice,
+            labels=tuple(f'exit {k}' for k in range(len(trunk))),
             least_macs=spent[0],
             masked_macs=dense + on_the_way,
         )

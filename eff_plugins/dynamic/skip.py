@@ -146,12 +146,13 @@ def skip_layers(model: Model, keep_first: int = 0) -> Model:
         The same model.
 
     Raises:
-        ValueError: No block is left to skip.
+        ValueError: No block is left to skip, or ``keep_first`` is negative.
     """
     blocks = [block for _, block in residual_blocks(model)]
-    if len(blocks) <= keep_first:
+    if not 0 <= keep_first < len(blocks):
         raise ValueError(
-            f'{type(model).__name__} has {len(blocks)} residual blocks, keep_first={keep_first} leaves none to skip'
+            f'{type(model).__name__} has {len(blocks)} residual blocks; keep_first={keep_first} must be at least 0 and leave '
+            'one to skip'
         )
     for block in blocks[keep_first:]:
         block.dynamic = LayerGate(input_channels(block), block)

@@ -26,8 +26,9 @@ class BudgetHook(Hook):
 
     The losses join those of the model where mmengine sums them (``parse_losses``), so detectors, segmentors and classifiers
     stay as they are. The dense network's multiply-adds are counted in the forward pass of the first iteration of each
-    input size. Logged a training iteration: ``budget_share`` (of the dense network), ``budget_density`` (mean of the
-    modules) and ``budget_temperature``.
+    input size. Logged a training iteration: ``budget_target`` and ``budget_share`` (of the dense network), ``budget_macs``
+    (expected multiply-adds a sample), ``budget_density`` (mean of the modules), ``budget_temperature``, and of networks that
+    take one of several, such as resolutions, ``budget_choice_<k>`` (share of the samples that took the k-th).
 
     Args:
         budget: Target share of the whole network's dense multiply-adds, policies included, in (0, 1]; or a
@@ -37,7 +38,7 @@ class BudgetHook(Hook):
         slack: Schedule from 0 (every module bound to the budget) to 1 (free), for the term ``bounds``.
 
     Raises:
-        ValueError: ``budget`` outside (0, 1] or an unknown loss.
+        ValueError: ``budget`` outside (0, 1] or an unknown loss; in training, one below what the network spends at least.
     """
 
     priority = 'NORMAL'
@@ -123,12 +124,26 @@ class BudgetHook(Hook):
             raise ValueError('BudgetHook: no dynamic module of the model was called in this training iteration')
         network = self._network_macs[self._size]
         densities = list(stats.densities().values())
-        floor = 1 - sum(entry.dense_macs - entry.floor_macs for entry in stats.entries) / network
-        share = stats.share(network)
-        slack = self.slack(self.progress)
-        situation = Situation(share, floor, densities, self.budget(self.progress), slack, stats.ponders())
-        hub = runner.message_hub
-        hub.update_scalar('train/budget_share', float(share.detach()))
-        hub.update_scalar('train/budget_density', float(torch.stack(densities).mean().detach()))
-        hub.update_scalar('train/budget_temperature', self.temperature(self.progress))
+        avoidable = sum((entry.dense_macs - entry.floor_macs) * len(entry.macs) for entry in stats.entries)
+        floor = 1 - avoidable / stats.samples / network
+        lowest = min(self.budget.start, self.budget.end)
+        if lowest < floor:
+            raise ValueError(
+                f'BudgetHook: budget={lowest} is below the static floor of this network, {floor:.3f}: that is the minimum'
+            )
+        share, target = stats.share(network), self.budget(self.progress)
+        situation = Situation(share, floor, densities, target, self.slack(self.progress), stats.ponders())
+        spent = float(share.detach())
+        logged = {
+            'target': target,
+            'share': spent,
+            'macs': spent * network,
+            'density': float(torch.stack(densities).mean().detach()),
+            'temperature': self.temperature(self.progress),
+        }
+        for step, choice in zip(self._decisions, stats.choices().values(), strict=False):
+            shares = choice.bincount(minlength=step.count) / len(choice)  # type: ignore[arg-type]
+            logged |= {f'choice_{k}': part for k, part in enumerate(shares.tolist())}
+        for name, value in logged.items():
+            runner.message_hub.update_scalar(f'train/budget_{name}', value)
         return budget_loss(self.losses, situation)

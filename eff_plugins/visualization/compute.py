@@ -100,7 +100,9 @@ def legend_lines(done: Pass, sample: int) -> list[str]:
     lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor_share(done, sample):.0f} %']
     for entry, row in _calls(done.stats, sample):
         if entry.choice is not None and row is not None:
-            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: choice {int(entry.choice[row])}')
+            taken = int(entry.choice[row])
+            label = entry.labels[taken] if entry.labels else f'choice {taken}'
+            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: {label}')
     return lines
 
 

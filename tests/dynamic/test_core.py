@@ -84,6 +84,10 @@ def test_budgets_that_cannot_be_met_are_refused():
     for budget in (0.0, 1.5, -1):
         with pytest.raises(ValueError, match=r'must lie in \(0, 1\]'):
             dynamic.set_budget(net, budget)
+        with pytest.raises(ValueError, match=r'must lie in \(0, 1\]'):
+            dynamic.calibrate(net, [pictures()], budgets=[0.8, budget])
+    with pytest.raises(ValueError, match="budget='0.8' must lie in"):
+        dynamic.set_budget(net, '0.8')
     with pytest.raises(ValueError, match=r'static floor of this network, 0\.\d+: that is the minimum'):
         dynamic.set_budget(net, 0.05)
     with pytest.raises(ValueError, match='another model'):
@@ -123,8 +127,9 @@ def test_sparse_training_unknown_modes_and_static_models_are_refused():
         dynamic.set_execution(static, 'dense')
     with pytest.raises(ValueError, match="policy 'best'"):
         dynamic.set_policy(net, 'best')
-    with pytest.raises(ValueError, match='leaves none to skip'):
-        dynamic.skip_layers(network()[1], keep_first=99)
+    for keep_first in (-1, 99):
+        with pytest.raises(ValueError, match='must be at least 0 and leave one to skip'):
+            dynamic.skip_layers(network()[1], keep_first=keep_first)
 
 
 def test_a_calibration_goes_with_copies_and_pickles():

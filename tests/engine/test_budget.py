@@ -50,12 +50,12 @@ def runner(folder, hook, epochs=6):
 
 
 def test_training_meets_the_budget_and_logs_it(tmp_path):
-    run = runner(tmp_path, dict(type='BudgetHook', budget=0.7, losses=dict(gap=50.0)), epochs=25)
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.8, losses=dict(gap=50.0)), epochs=25)
     before = {name: value.clone() for name, value in run.model.named_parameters()}
     run.train()
     hub = run.message_hub
     share = hub.get_scalar('train/budget_share').data[0]
-    assert share[0] > 0.85 and np.mean(share[-10:]) == pytest.approx(0.7, abs=0.08)
+    assert share[0] > 0.85 and np.mean(share[-10:]) == pytest.approx(0.8, abs=0.05)
     assert hub.get_scalar('train/loss_budget_gap').current() >= 0
     temperature = hub.get_scalar('train/budget_temperature').data[0]
     assert temperature[0] == 5.0 and temperature[-1] < 0.2
@@ -64,11 +64,16 @@ def test_training_meets_the_budget_and_logs_it(tmp_path):
     assert 'parse_losses' not in vars(run.model)  # nothing stays behind
 
 
+def test_a_budget_below_the_static_floor_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'budget=0.01 is below the static floor of this network, 0\.\d+: that is the'):
+        runner(tmp_path, dict(type='BudgetHook', budget=0.01), epochs=1).train()
+
+
 def test_the_share_is_that_of_the_whole_network(tmp_path):
     """What the hook counts in a training step equals a count of the static network."""
     from eff_plugins.dynamic import network_macs
 
-    run = runner(tmp_path, dict(type='BudgetHook', budget=0.7), epochs=1)
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.8), epochs=1)
     run.train()
     (hook,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
     model = run.model.eval()
@@ -77,7 +82,7 @@ def test_the_share_is_that_of_the_whole_network(tmp_path):
 
 
 def test_an_error_in_a_training_pass_leaves_nothing_open(tmp_path):
-    run = runner(tmp_path, dict(type='BudgetHook', budget=0.5), epochs=1)
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.8), epochs=1)
     (hook,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
     hook.before_train(run)
     with pytest.raises(RuntimeError):
@@ -110,7 +115,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_a_static_model_is_refused(tmp_path):
-    run = runner(tmp_path, dict(type='BudgetHook', budget=0.5), epochs=1)
+    run = runner(tmp_path, dict(type='BudgetHook', budget=0.8), epochs=1)
     run.model.backbone = MODELS.build(BACKBONE)
     with pytest.raises(ValueError, match='contains no policy|no dynamic module'):
         run.train()

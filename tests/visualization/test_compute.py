@@ -102,9 +102,10 @@ def test_pictures_that_are_reported_one_by_one():
 
 
 def test_a_choice_is_written_in_the_legend(stats):
-    entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]))]
-    done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
-    assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', 'a: choice 2']
+    for labels, wanted in (((), 'a: choice 2'), (('exit 0', 'exit 1', 'exit 2'), 'a: exit 2')):
+        entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]), labels=labels)]
+        done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
+        assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', wanted]
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ class DRNet(DynamicModule, ImageClassifier):
     ) -> None:
         super().__init__(backbone, head, data_preprocessor, eval_size, eval_interpolation, init_cfg)
         self.resolutions = tuple(resolutions)
-        if len(self.resolutions) < 2 or sorted(set(self.resolutions), reverse=True) != list(self.resolutions):
-            raise ValueError(f'resolutions={self.resolutions} must descend, and be at least two')
+        if len(self.resolutions) < 2 or sorted({*self.resolutions, 0}, reverse=True) != [*self.resolutions, 0]:
+            raise ValueError(f'resolutions={self.resolutions} must be at least two positive numbers that descend')
         if getattr(self.backbone, 'with_cp', False):
             raise ValueError(
                 'with_cp=True recomputes blocks after the resolution has changed; DRNet needs with_cp=False'
@@ -207,6 +207,7 @@ class DRNet(DynamicModule, ImageClassifier):
             density=macs / costs[0],
             scores=scores.detach(),
             choice=on.detach().argmax(1),
+            labels=tuple('x'.join(map(str, dict.fromkeys(size[1:]))) + ' pixels' for size in sizes),
             least_macs=float(costs[-1]) + policy,
             masked_macs=float(costs.sum()) + policy,
         )

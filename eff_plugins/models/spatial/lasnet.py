@@ -51,11 +51,17 @@ def LASNet(network: nn.Module, granularity: int | Sequence[int] | None = None) -
             stages.
 
     Raises:
-        ValueError: A granularity below 1, or their number is not that of the stages.
+        ValueError: A granularity below 1, their number is not that of the stages, or none for more than four stages.
         TypeError: A residual block that cannot be computed in part; the message says why.
     """
     if granularity is None:
-        granularity = GRANULARITY[: len(stages_of(network, 1))]
+        count = len(stages_of(network, 1))
+        if count > len(GRANULARITY):
+            raise ValueError(
+                f'granularity is needed: {type(network).__name__} has {count} stages with residual blocks, the paper '
+                f'names patches for {len(GRANULARITY)}; give one number a stage, or one for all'
+            )
+        granularity = GRANULARITY[:count]
     for blocks, patch in stages_of(network, granularity):
         for block in blocks:
             block.dynamic = SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block)

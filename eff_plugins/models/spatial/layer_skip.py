@@ -19,6 +19,6 @@ def LayerSkip(network: nn.Module, keep_first: int = 0) -> nn.Module:
         keep_first: Residual blocks at the beginning that stay static.
 
     Raises:
-        ValueError: No residual block is left that may be skipped.
+        ValueError: No residual block is left that may be skipped, or ``keep_first`` is negative.
     """
     return skip_layers(network, keep_first)

@@ -183,6 +183,9 @@ def test_a_budget_hook_drives_a_training(tmp_path):
     full, small = (_macs(runner.model, side) for side in (32, 16))
     assert small / full - 1e-6 <= share <= 1 + runner.model._predictor_macs(runner.model.predictor, (3, 32, 32)) / full
     assert 'train/loss_budget_hinge' in scalars
+    assert scalars['train/budget_target'].current() == 0.5
+    assert scalars['train/budget_macs'].current() == pytest.approx(share * full, rel=1e-3)
+    assert sum(scalars[f'train/budget_choice_{k}'].current() for k in range(2)) == pytest.approx(1)
 
 
 def _macs(model, side):
@@ -192,8 +195,9 @@ def _macs(model, side):
 def test_specialised_form_folds_every_norm_and_gives_the_same():
     net = network()
     x = pictures()
-    form = prepare(net.specialise(), Preparation())
+    form = prepare(net, Preparation(prepack=True))
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in form.modules())
+    assert not net.networks  # the model itself is left as it is
     with torch.no_grad():
         assert_close(dynamic.set_execution(form, 'sparse')(x), dynamic.set_execution(net, 'sparse')(x), 1e-4)
         assert_close(dynamic.set_execution(form, 'dense')(x), dynamic.set_execution(net, 'dense')(x), 1e-4)
@@ -230,7 +234,8 @@ def test_copies_pickles_predictions_and_bf16():
 
 def test_settings_that_do_not_fit_are_refused():
     for changes, message in (
-        (dict(resolutions=(32, 64)), r'resolutions=\(32, 64\) must descend'),
+        (dict(resolutions=(32, 64)), r'resolutions=\(32, 64\) must be at least two positive numbers that descend'),
+        (dict(resolutions=(32, 0)), r'resolutions=\(32, 0\) must be at least two positive numbers'),
         (dict(predictor=dict(size=8)), 'size=8 must be at least 16'),
         (dict(backbone={**HOST['backbone'], 'with_cp': True}), 'with_cp=True'),
         (dict(backbone={**HOST['backbone'], 'norm_cfg': dict(type='GN', num_groups=2)}), 'has no BatchNorm2d'),

@@ -102,6 +102,11 @@ def test_changed_weights_are_noticed():
         (lambda: DynConv({**FUSED, 'arch': {**FUSED['arch'], 'act': 'swish'}}), TypeError, 'no kernel computes swish'),
         (lambda: SBNet(dict(type='eff_plugins.ResNet', depth=18, norm_cfg=GN)), TypeError, 'GroupNorm depends'),
         (lambda: LASNet(depth=50, granularity=(8, 4)), ValueError, 'has 2 numbers; ResNet has 4 stages'),
+        (
+            lambda: LASNet(dict(type='eff_plugins.InvertedResidualNet', arch='efficientnet_lite0')),
+            ValueError,
+            'granularity is needed: InvertedResidualNet has 5 stages',
+        ),
         (lambda: DynConv(depth=50, norm_cfg=dict(type='GN', num_groups=8)), TypeError, 'GroupNorm depends'),
         (
             lambda: DynConv(dict(type='eff_plugins.InvertedResidualNet', arch='efficientnet_b0')),
