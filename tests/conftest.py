@@ -45,6 +45,14 @@ def _no_ceremony():
         yield
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _closed_streams():
+    """A logger that one test made writes to that test's streams, which are closed in the next: not to be told of there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('logging.raiseExceptions', False)
+        yield
+
+
 def _keep_scope():
     """Keep mmengine's global default scope from leaking."""
     from mmengine.registry import DefaultScope
