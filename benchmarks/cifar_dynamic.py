@@ -52,9 +52,8 @@ class RandomBudget(Hook):
         set_knob(runner.model, self.calibration.knob(budget))
 
 
-def train(cfg: Config, policy: str) -> Any:
-    """The trained model, in evaluation mode."""
-    hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
+def train(cfg: Config, policy: str, hook: dict) -> Any:
+    """The trained model, in evaluation mode; ``hook`` is the one of ``cfg`` that trains towards a budget."""
     if policy == 'random':
         cfg.custom_hooks.remove(hook)
     runner = build_runner(cfg)
@@ -107,7 +106,7 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
         model.init_weights()
         dynamic.set_policy(model, 'all')
     else:
-        model = train(cfg, policy)
+        model = train(cfg, policy, hook)
         dynamic.calibrate(model, held_out(model, cfg), budgets=args.budgets)
     inputs, labels = batches(model, cfg.val_dataloader.dataset, cfg.val_dataloader.dataset.pipeline, slice(None))
     results = {}

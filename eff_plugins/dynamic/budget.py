@@ -54,7 +54,7 @@ class Calibration:
         Raises:
             ValueError: The budget is outside (0, 1] or below what the network spends with nothing on.
         """
-        _check_share(budget)
+        check_share(budget)
         floor, top = self.shares[-1], self.shares[0]
         if budget < floor - 1e-9:
             raise ValueError(
@@ -95,7 +95,8 @@ class Calibration:
             raise ValueError(f'{path} is no calibration: {error}') from error
 
 
-def _check_share(budget: float) -> None:
+def check_share(budget: float) -> None:
+    """Raise ValueError where a budget is no share of the dense network: no number in (0, 1]."""
     if not isinstance(budget, Real) or not 0 < budget <= 1:
         raise ValueError(f'budget={budget!r} must lie in (0, 1], a share of the dense network')
 
@@ -157,7 +158,7 @@ def calibrate(
         raise ValueError('batches is empty: a calibration needs data')
     budgets = (budgets,) if isinstance(budgets, (int, float)) else budgets
     for wanted in budgets:
-        _check_share(wanted)
+        check_share(wanted)
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     curve: dict[float, float] = {}  # place in the list of knobs -> share

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eff_plugins.dynamic.budget import check_share
 from eff_plugins.dynamic.losses import LOSSES, Situation, budget_loss
 from eff_plugins.dynamic.module import decisions, set_execution
 from eff_plugins.dynamic.recorder import Stats, record
@@ -52,8 +53,7 @@ class BudgetHook(Hook):
     ) -> None:
         self.budget = Schedule(**budget) if isinstance(budget, dict) else Schedule(budget, budget, 'constant')
         for share in (self.budget.start, self.budget.end):
-            if not 0 < share <= 1:
-                raise ValueError(f'budget={share} must lie in (0, 1], a share of the dense network')
+            check_share(share)
         self.losses = dict(gap=10.0, bounds=10.0) if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:

@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from eff_plugins.dynamic.budget import check_share
 from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set_policy
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
@@ -47,8 +48,7 @@ class Operation:
             if self.calibration is not None:
                 raise ValueError('a calibration serves a budget: give --budget as well')
             return
-        if not 0 < self.budget <= 1:
-            raise ValueError(f'budget={self.budget} must lie in (0, 1], a share of the dense network')
+        check_share(self.budget)
         if self.execution == 'dense':
             raise ValueError("execution 'dense' computes everything: leave --budget out")
         if self.policy in ('all', 'none'):

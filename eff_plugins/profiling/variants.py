@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.budget import Calibration, calibrate, set_knob
+from eff_plugins.dynamic.budget import Calibration, calibrate, check_share, set_knob
 from eff_plugins.dynamic.module import EXECUTIONS, decisions, set_execution, set_policy
 from eff_plugins.dynamic.recorder import record
 
@@ -47,8 +47,7 @@ class Plan:
                 if value not in known:
                     raise ValueError(f'{name} {value!r} must be one of {", ".join(known)}')
         for budget in self.budgets:
-            if not 0 < budget <= 1:
-                raise ValueError(f'budget={budget} must lie in (0, 1], a share of the dense network')
+            check_share(budget)
 
     @property
     def is_plain(self) -> bool:
