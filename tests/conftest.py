@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import random
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +53,14 @@ def _closed_streams():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('logging.raiseExceptions', False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Each test draws the same numbers in any order and process, mmengine's seeds included, which come from NumPy."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def _keep_scope():

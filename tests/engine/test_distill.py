@@ -1,8 +1,10 @@
-"""Distillation: the teacher is the dense start, stays, and is kept for a resumed training."""
+"""Distillation: the teacher is the dense start or a network of its own, stays, and is kept for a resumed training."""
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from eff_plugins.dynamic import set_execution
 from eff_plugins.engine.budget import BudgetHook
 from eff_plugins.engine.distill import DistillationHook
 from eff_plugins.registry import MODELS
@@ -25,7 +27,8 @@ def test_the_teacher_is_the_dense_start_and_its_loss_joins(tmp_path):
     assert not torch.equal(run.model.head.fc.weight, start['head.fc.weight'])  # it learns from the teacher alone
     logged = {key.split('/')[-1] for key in run.message_hub.log_scalars}
     assert {'loss_distill', 'loss_budget_gap', 'loss'} <= logged
-    assert 'parse_losses' not in vars(run.model) and not any(m._forward_hooks for m in run.model.modules())
+    assert not {'losses', 'parse_losses'} & set(vars(run.model))
+    assert not any(m._forward_hooks for m in run.model.modules())
     checkpoint = {}
     hook.before_save_checkpoint(run, checkpoint)
     again = run_with(tmp_path)
@@ -40,14 +43,53 @@ def test_a_student_that_equals_its_teacher_has_no_loss(tmp_path):
     run = run_with(tmp_path)
     (hook,) = [hook for hook in run.hooks if isinstance(hook, DistillationHook)]
     (budget,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
-    hook.before_train(run)
-    from eff_plugins.dynamic import set_execution
-
     set_execution(run.model, 'dense').eval()
-    run.model(torch.randn(4, 3, 32, 32))
-    losses = hook._mix({'loss': torch.tensor(2.0)})
-    assert float(losses['loss_distill']) == pytest.approx(0, abs=1e-6) and float(losses['loss']) == 1.0
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    plain = run.model.losses(images, labels)
+    hook.before_train(run)
+    losses = hook._mix(run.model.losses(images, labels))
+    assert float(losses['loss_distill']) == pytest.approx(0, abs=1e-6)
+    assert float(losses['loss']) == pytest.approx(float(plain['loss']) / 2)
     assert budget.budget(0.3) == 0.8
+
+
+EXITS = dict(
+    type='EarlyExitClassifier',
+    num_classes=3,
+    backbone=dict(type='RANet', scales=(1, 2), growth_factors=(2, 1), bottleneck_factors=(2, 1), blocks=1, step=1),
+)
+TEACHER = dict(
+    type='ImageClassifier',
+    backbone=BACKBONE,
+    head=dict(type='LinearClsHead', in_channels=12, num_classes=3),
+)
+
+
+def test_another_network_teaches_every_exit(tmp_path):
+    run = run_with(tmp_path)
+    run.model = MODELS.build(EXITS)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    hook = DistillationHook(TEACHER, temperature=2.0, alpha=0.25)
+    hook.before_train(run)
+    run.model.eval()  # BatchNorm keeps its statistics
+    losses = hook._mix({**run.model.losses(images, labels), 'loss_budget': torch.tensor(3.0)})
+    assert float(losses.pop('loss_budget')) == 3.0  # the task's losses alone make room for the teacher's
+    teacher = (hook.teacher(images) / 2).softmax(1)
+    exits = list(run.model.backbone.anytime(images))
+    assert len(exits) == 3
+    divergence = sum((teacher * (teacher.log() - (logits / 2).log_softmax(1))).sum(1).mean() for logits in exits)
+    torch.testing.assert_close(losses.pop('loss_distill'), 0.25 * 4 * divergence)
+    wanted = {f'loss_exit{k}': 0.75 * cross_entropy(logits, labels) for k, logits in enumerate(exits)}
+    torch.testing.assert_close(losses, wanted)
+    hook.after_train(run)
+    assert not any(m._forward_hooks for m in run.model.modules())
+
+
+def test_a_teacher_of_other_inputs_is_refused(tmp_path):
+    run = run_with(tmp_path)
+    normalise = dict(type='ImgDataPreprocessor', mean=[128] * 3, std=[64] * 3)
+    with pytest.raises(ValueError, match='give both the same data_preprocessor'):
+        DistillationHook({**TEACHER, 'data_preprocessor': normalise}).before_train(run)
 
 
 def test_networks_with_other_losses_and_checkpoints_without_a_teacher_are_refused(tmp_path):

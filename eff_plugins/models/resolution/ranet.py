@@ -323,4 +323,4 @@ class EarlyExitClassifier(ImageClassifier):
     def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One a classifier, ``loss_exit0``, ``loss_exit1`` ..."""
         exits = self.backbone.anytime(inputs)
-        return {f'loss_exit{k}': self.head.loss(logits, labels) for k, logits in enumerate(exits)}
+        return {f'loss_exit{k}': self.head.loss(self.head(logits), labels) for k, logits in enumerate(exits)}

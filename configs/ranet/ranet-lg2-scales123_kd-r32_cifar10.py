@@ -1,0 +1,18 @@
+# The paper's smaller CIFAR network, each exit taught by the published ResNet-32: 3600 pictures alone teach the exits too little
+# to differ.
+_base_ = [
+    '../_base_/models/resnet32_cifar10.py',
+    '../_base_/datasets/cifar10_32px.py',
+    '../_base_/schedules/cifar_sgd.py',
+    '../_base_/cls_runtime.py',
+]
+custom_hooks = [dict(type='eff_plugins.DistillationHook', teacher={{_base_.model}})]
+model = dict(
+    _delete_=True,
+    type='EarlyExitClassifier',
+    data_preprocessor={{_base_.model.data_preprocessor}},
+    backbone=dict(type='RANet', scales=(1, 2, 3), step=2, step_mode='lg'),
+    num_classes=10,
+)
+optim_wrapper = dict(optimizer=dict(lr=0.05))  # six teachers' losses more
+train_cfg = dict(max_epochs=20, val_interval=20)
