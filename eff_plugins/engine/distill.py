@@ -80,7 +80,7 @@ class DistillationHook(Hook):
         self._task_losses = model.losses
         model.__dict__['losses'] = self._see_losses
         self._undo = [
-            change_losses(model, self._mix),  # after the forward pass: a recorder must not see the teacher's
+            change_losses(model, self._mix),  # after the forward pass, whose multiply-adds are counted
             model.head.register_forward_hook(self._see_logits).remove,
             lambda: delattr(model, 'losses'),  # the class's own again
         ]

@@ -16,6 +16,7 @@ from eff_plugins.visualization.pictures import write_picture
 
 _STRIP, _LINE = 26, 18  # heights of the colour scale and of a line of text, pixels
 _NARROWEST = 240  # the legend needs as much
+_TILE = 110  # at least, of a stage's picture with its caption
 
 
 def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_macs: float | None = None) -> np.ndarray:
@@ -49,6 +50,33 @@ def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_ma
             off = entry.floor_macs - entry.policy_macs
             spent += entry.floor_macs + (entry.dense_macs - off) * F.interpolate(mask, size, mode='nearest-exact')[0, 0]
     return (spent / total).numpy()
+
+
+def stage_masks(stats: Stats, size: tuple[int, int], sample: int = 0) -> dict[str, np.ndarray]:
+    """Where the blocks of each stage computed one picture: the share of them that were on.
+
+    Args:
+        stats: Of one forward pass.
+        size: As for :func:`compute_map`, and so is ``sample``.
+
+    Returns:
+        Stage, such as ``'layer1'`` -> (H, W) float32; of dynamic modules with masks alone, in the order of their calls.
+
+    Raises:
+        ValueError: As there.
+    """
+    found: dict[str, list[torch.Tensor]] = {}
+    for entry, row in _calls(stats, sample):
+        if row is not None and entry.mask is not None and entry.mask.ndim == 4:
+            mask = entry.mask[row : row + 1, :1].float().cpu()
+            found.setdefault(_stage(entry.name), []).append(F.interpolate(mask, size, mode='nearest-exact')[0, 0])
+    return {name: torch.stack(masks).mean(0).numpy() for name, masks in found.items()}
+
+
+def _stage(name: str) -> str:
+    """The path of a block's stage, without the block's number and the network's name."""
+    parts = name.removesuffix('.dynamic').removeprefix('backbone').strip('.').split('.')
+    return '.'.join(parts[:-1] if len(parts) > 1 and parts[-1].isdigit() else parts) or 'network'
 
 
 def executed_share(stats: Stats, sample: int, network_macs: float) -> float:
@@ -174,6 +202,34 @@ def with_legend(painted: np.ndarray, lines: Sequence[str], low: float = 0.0) -> 
     return canvas
 
 
+def stage_tiles(picture: np.ndarray, masks: dict[str, np.ndarray], width: int) -> np.ndarray:
+    """The picture once a stage, painted with where its blocks computed, and captions: (H', width, 3) uint8 RGB.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        masks: Stage -> (H, W), 0 to 1, as from :func:`stage_masks`.
+        width: Of all tiles beside each other, pixels.
+    """
+    import cv2
+
+    columns = max(1, min(len(masks), width // _TILE))
+    wide = width // columns
+    high = max(1, round(picture.shape[0] * (wide - 2) / picture.shape[1]))
+    tiles = []
+    for name, mask in masks.items():
+        tile = np.full((high + _LINE + 4, wide, 3), 255, np.uint8)
+        tile[2 : high + 2, : wide - 2] = cv2.resize(
+            paint(picture, mask), (wide - 2, high), interpolation=cv2.INTER_AREA
+        )
+        caption = f'{name} {100 * float(mask.mean()):.0f} %'
+        place, black = (2, high + _LINE - 3), (0, 0, 0)
+        cv2.putText(tile, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, black, 1, cv2.LINE_AA)
+        tiles.append(tile)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)])
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1]), (0, 0)), constant_values=255)
+
+
 def beside(drawing: np.ndarray, panel: np.ndarray) -> np.ndarray:
     """Two pictures next to each other from their upper edges, white where one is lower."""
     height = max(len(drawing), len(panel))
@@ -184,7 +240,7 @@ def beside(drawing: np.ndarray, panel: np.ndarray) -> np.ndarray:
 def compute_panel(
     picture: np.ndarray, done: Pass, sample: int, metainfo: Any, height: int | None = None
 ) -> np.ndarray | None:
-    """The painted picture with its legend, or None where the network's input is no picture or was cut into several.
+    """The painted picture with its legend and a tile a stage, or None where the network's input is no picture or was cut into several.
 
     Args:
         picture: (H, W, 3) uint8 RGB: what ``metainfo`` leads back to.
@@ -204,7 +260,13 @@ def compute_panel(
 
         wide = max(1, round(painted.shape[1] * height / len(painted)))
         painted = cv2.resize(painted, (wide, height), interpolation=cv2.INTER_NEAREST)
-    return with_legend(painted, legend_lines(done, sample), floor)
+    panel = with_legend(painted, legend_lines(done, sample), floor)
+    masks = stage_masks(done.stats, done.size, sample)
+    if len(masks) < 2:  # the map shows all there is
+        return panel
+    shape = (picture.shape[0], picture.shape[1])
+    tiles = {name: undo(mask, metainfo, shape) for name, mask in masks.items()}
+    return np.concatenate([panel, stage_tiles(picture, tiles, panel.shape[1])])
 
 
 def add_panel(file: Path, picture: np.ndarray, done: Pass | None, sample: int, metainfo: Any) -> None:

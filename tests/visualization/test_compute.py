@@ -15,7 +15,17 @@ from eff_plugins.dynamic.watch import Pass, Watch
 from eff_plugins.engine.execution import ExecutionHook, Operation
 from eff_plugins.engine.infer import Inferencer
 from eff_plugins.engine.runs import build_runner, load_config, show_predictions
-from eff_plugins.visualization.compute import compute_map, executed_share, legend_lines, paint, undo, with_legend
+from eff_plugins.visualization.compute import (
+    compute_map,
+    compute_panel,
+    executed_share,
+    legend_lines,
+    paint,
+    stage_masks,
+    stage_tiles,
+    undo,
+    with_legend,
+)
 from tests.configs.test_configs import HOSTS, ROOT, shrink
 from tests.toy_spatial import toy
 
@@ -106,6 +116,35 @@ def test_a_choice_is_written_in_the_legend(stats):
         entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]), labels=labels)]
         done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
         assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', wanted]
+
+
+def test_a_picture_a_stage_shows_the_share_of_its_blocks():
+    model = nn.Sequential()
+    model.backbone = nn.ModuleDict(dict(layer1=nn.ModuleList([nn.Identity(), nn.Identity()]), layer2=nn.ModuleList()))
+    model.backbone['layer2'].append(nn.Identity())
+    left, all_on = torch.tensor([[[[1.0, 0.0]]]]), torch.ones(1, 1, 1, 1)
+    fields = dict(dense_macs=50.0, macs=torch.tensor([25.0]), policy_macs=0.0, density=torch.tensor([0.5]))
+    with record(model) as stats:
+        for block, mask in zip(
+            [*model.backbone['layer1'], *model.backbone['layer2']], (left, all_on, left), strict=True
+        ):
+            emit(block, **fields, mask=mask)
+    masks = stage_masks(stats, (2, 4))
+    assert list(masks) == ['layer1', 'layer2']
+    assert np.array_equal(masks['layer1'], [[1, 1, 0.5, 0.5]] * 2) and np.array_equal(
+        masks['layer2'], [[1, 1, 0, 0]] * 2
+    )
+    picture = np.full((20, 300, 3), 100, np.uint8)
+    panel = compute_panel(picture, Pass(stats, (2, 4), 150.0), 0, {})
+    tiles = {name: undo(mask, {}, (20, 300)) for name, mask in masks.items()}
+    below = stage_tiles(picture, tiles, 300)
+    assert np.array_equal(panel[-len(below) :], below) and below.shape[1] == 300
+    middle = below[2 + 20 * 148 // 300 // 2].astype(int)  # red minus blue: half on is cooler than on, warmer than off
+    assert middle[40, 0] > middle[40, 2] and middle[260, 2] > middle[260, 0]
+    stacked = stage_tiles(picture[:, :100], {name: tile[:, :100] for name, tile in tiles.items()}, 100)
+    assert stacked.shape[1] == 100 and len(stacked) > 40  # one below the other where there is no room
+    one = Pass(SimpleNamespace(entries=stats.entries[:2], samples=1), (2, 4), 150.0)
+    assert len(compute_panel(picture, one, 0, {})) < len(panel)  # of a single stage the map shows all
 
 
 @pytest.mark.parametrize(
