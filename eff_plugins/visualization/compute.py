@@ -57,7 +57,8 @@ def stage_masks(stats: Stats, size: tuple[int, int], sample: int = 0) -> dict[st
 
     Args:
         stats: Of one forward pass.
-        size: As for :func:`compute_map`, and so is ``sample``.
+        size: As for :func:`compute_map`.
+        sample: Which picture of the batch.
 
     Returns:
         Stage, such as ``'layer1'`` -> (H, W) float32; of dynamic modules with masks alone, in the order of their calls.
@@ -240,7 +241,7 @@ def beside(drawing: np.ndarray, panel: np.ndarray) -> np.ndarray:
 def compute_panel(
     picture: np.ndarray, done: Pass, sample: int, metainfo: Any, height: int | None = None
 ) -> np.ndarray | None:
-    """The painted picture with its legend and a tile a stage, or None where the network's input is no picture or was cut into several.
+    """The painted picture, its legend and the stages; None where the network's input is no picture or was cut into several.
 
     Args:
         picture: (H, W, 3) uint8 RGB: what ``metainfo`` leads back to.
