@@ -21,9 +21,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -31,111 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins import dynamic
-from eff_plugins.dynamic.module import dynamic_modules
-from eff_plugins.dynamic.policies import Decide
+from eff_plugins.dynamic.recorder import Entry, Stats
 from eff_plugins.profiling.macs import count_macs
-from eff_plugins.registry import MODELS
-from eff_plugins.testing.oracles import randomise
+from eff_plugins.testing.case import Case, build, tensors, varied
 
 EXACT, CLOSE = 1e-5, 1e-4  # of max|y|, in fp32
-
-
-def pictures(shape: tuple[int, ...]) -> Tensor:
-    """Random pictures of ``shape``."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-@torch.no_grad()
-def spread_decisions(model: nn.Module, x: Any) -> None:
-    """Set the threshold of each policy of ``model`` amid its scores for ``x``, so that samples and places differ.
-
-    It goes where no score is near, else rounding alone would move scores across and executions would differ rightly.
-
-    Raises:
-        AssertionError: There is no such place: the scores are all alike.
-    """
-    for name, module in dynamic_modules(model):
-        steps = [step for step in module.modules() if isinstance(step, Decide)]
-        for step in steps:
-            scores = _scores(model, x, name).unique()  # ascending
-            third = len(scores) // 3
-            middle = scores[third : max(len(scores) - third, third + 2)]
-            gaps = middle.diff()
-            for gap in gaps.argsort(descending=True)[:8].tolist():
-                step.threshold = float(middle[gap : gap + 2].mean())
-                # a decision may change scores that come after it
-                now = _scores(model, x, name)
-                if float((now - step.threshold).abs().min()) > 2e-5 * float(now.abs().max()):
-                    break
-            else:
-                raise AssertionError(f'{name}: a score lies within rounding of every threshold; are all scores alike?')
-
-
-def _scores(model: nn.Module, x: Any, name: str) -> Tensor:
-    with dynamic.record(dynamic.set_execution(model, 'masked')) as stats:
-        model(x)
-    found = [entry.scores for entry in stats.entries if entry.name == name and entry.scores is not None]
-    assert found, f'{name} reports no scores'
-    return torch.cat([scores.float().flatten() for scores in found])
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A dynamic network as the checks see it; small, for each is run some hundred times.
-
-    Attributes:
-        model: Config or function that builds it; its weights are made random.
-        reference: The same for its dense reference, the static network with its keys.
-        shape: Of the input, (B, C, H, W) with B >= 2.
-        odd: (H, W) of another input, odd numbers.
-        inputs: Shape -> what the model is called with.
-        vary: ``vary(model, x)`` makes the model, in evaluation mode, decide differently for samples (and places) of x.
-        select: ``select(model, kind)`` switches everything on (``'all'``), off (``'none'``), or back (``'learned'``).
-        exceptions: Check -> why it does not apply.
-    """
-
-    model: Mapping[str, Any] | Callable[[], nn.Module]
-    reference: Mapping[str, Any] | Callable[[], nn.Module]
-    shape: tuple[int, ...] = (3, 3, 32, 32)
-    odd: tuple[int, int] = (35, 27)
-    inputs: Callable[[tuple[int, ...]], Any] = pictures
-    vary: Callable[[nn.Module, Any], None] = spread_decisions
-    select: Callable[[nn.Module, str], Any] = dynamic.set_policy
-    exceptions: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def odd_shape(self) -> tuple[int, ...]:
-        """Shape of the input of odd size."""
-        return (*self.shape[:2], *self.odd)
-
-
-def build(what: Mapping[str, Any] | Callable[[], nn.Module]) -> nn.Module:
-    """The network of a config, or of a function, with the same random weights each time."""
-    torch.manual_seed(0)
-    net = what() if callable(what) else MODELS.build(dict(what))
-    randomise(net)
-    return net.eval()
-
-
-@lru_cache(maxsize=4)
-def _varied(case: Case, shape: tuple[int, ...]) -> nn.Module:
-    net = build(case.model)
-    case.vary(net, case.inputs(shape))
-    return net
-
-
-def varied(case: Case, odd: bool = False) -> tuple[nn.Module, Any]:
-    """The network of ``case`` that decides differently for the samples of the input that comes with it."""
-    shape = case.odd_shape if odd else case.shape
-    return copy.deepcopy(_varied(case, shape)), case.inputs(shape)
-
-
-def tensors(out: Any) -> list[Tensor]:
-    """All tensors of what a network returned: nested tuples, lists and dicts."""
-    if isinstance(out, Tensor):
-        return [out]
-    parts = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
 
 
 @torch.no_grad()
@@ -199,9 +97,20 @@ def _agree(case: Case, odd: bool) -> None:
     _equal(sparse, masked, CLOSE, 'sparse and masked execution')
     assert all(torch.equal(a, b) for a, b in zip(tensors(x), before, strict=True)), 'the input was overwritten'
     assert difference(masked, dense) > CLOSE, 'what was decided changes nothing: the case tests nothing'
-    decided = [what for e in stats.entries for what in (e.density, e.mask, e.choice) if what is not None]
-    alike = all(torch.equal(what, what[:1].expand_as(what)) for what in decided)
-    assert not alike, 'all samples have the same decisions: the case must make them decide differently'
+    assert not _alike(stats.entries), 'all samples have the same decisions: the case must make them decide differently'
+
+
+def _alike(entries: list[Entry]) -> bool:
+    """Whether all samples decided the same; a module may report a batch in one entry, or in one a sample."""
+    calls: dict[Any, list[Tensor]] = {}
+    for number, entry in enumerate(entries):
+        for name in ('density', 'mask', 'choice'):
+            what = getattr(entry, name)
+            if what is not None:
+                call = number if len(what) > 1 else None
+                calls.setdefault((entry.name, name, call, what.shape[1:]), []).append(what)
+    whole = [torch.cat(parts) for parts in calls.values()]
+    return all(torch.equal(what, what[:1].expand_as(what)) for what in whole)
 
 
 def check_sparse(case: Case) -> None:
@@ -291,8 +200,12 @@ def _loss(net: nn.Module, x: Any) -> Tensor:
     """A loss that pulls at the outputs and at the costs."""
     with dynamic.record(net) as stats:
         out = tensors(net(x))
+    return _pull(out, stats)
+
+
+def _pull(out: list[Tensor], stats: Stats) -> Tensor:
     total: Any = sum(tensor.square().mean() for tensor in out)
-    return total - stats.saved_macs() * 1e-6
+    return total - stats.saved_macs() * 1e-6 if stats.entries else total  # some decide nothing in training
 
 
 def check_gradients(case: Case) -> None:
@@ -399,8 +312,7 @@ def _steps(case: Case, rank: int) -> None:
         with dynamic.record(net) as stats:
             out = tensors(wrapped(case.inputs(case.shape)))
         net.zero_grad()
-        total: Any = sum(tensor.square().mean() for tensor in out)
-        (total - stats.saved_macs() * 1e-6).backward()
+        _pull(out, stats).backward()
     mine = torch.stack([p.grad.double().sum() for p in net.parameters() if p.grad is not None])
     theirs = mine.clone()
     torch.distributed.broadcast(theirs, 0)

@@ -20,7 +20,7 @@ from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted
 from eff_plugins.models.spatial.lccl import Collaborator
 from eff_plugins.registry import MODELS, TYPES
-from eff_plugins.testing.conformance import Case, pictures, spread_decisions
+from eff_plugins.testing.case import Case, pictures, spread_decisions
 
 Vary = Callable[[nn.Module, Any], None]
 
@@ -177,11 +177,6 @@ CLASSIFIER = dict(
 )
 DRNET = dict(type='eff_plugins.DRNet', resolutions=(64, 48, 32), predictor=dict(size=16, channels=(8, 8)), **CLASSIFIER)
 
-# Type -> why it is in no case
-ELSEWHERE = {
-    'ScaleAwareDetector': 'decides in `predict`, which takes samples and returns boxes after suppression; see its own tests',
-}
-
 DYNAMIC: dict[str, Case] = {
     'LASNet': on_resnet('LASNet'),
     'LASNet on ResNet-18': on_resnet('LASNet', dict(depth=18), granularity=(4, 4, 2, 1)),
@@ -210,3 +205,10 @@ DYNAMIC: dict[str, Case] = {
     'SFSI on CifarResNet': on('SFSI', **CIFAR, vary=spread_pixels, window=5, grid=4),
     'SFSI on InvertedResidualNet': on('SFSI', **MOBILE, vary=spread_pixels, window=3, grid=4),
 }
+
+try:
+    from eff_plugins.testing.zooms import ZOOMS
+except MissingExtraError:  # no mmdet, no detectors
+    pass
+else:
+    DYNAMIC['ScaleAwareDetector'] = ZOOMS

@@ -174,7 +174,7 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
 
     def zoom(self, picture: Tensor, number: int) -> float:
         """What bin ``number`` asks a picture (3, H, W) to be scaled by."""
-        return self.middle / (2 ** float(self.spn.centres[number]) * max(picture.shape[1:]))
+        return self.middle / (2 ** float(self.policy.centres[number]) * max(picture.shape[1:]))
 
     def _detect(
         self, pictures: list[Tensor], samples: list[DetDataSample], wanted: Tensor

@@ -7,72 +7,18 @@ import torch
 
 pytest.importorskip('mmdet')
 from mmdet.structures import DetDataSample
-from mmdet.utils import register_all_modules
-from mmengine.config import ConfigDict
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from eff_plugins import dynamic
 from eff_plugins.profiling.macs import count_macs
-from eff_plugins.registry import MODELS
-
-ARCH = dict(
-    stages=[
-        dict(channels=8, repeats=1, expand=2, stride=2),
-        dict(channels=12, repeats=1, stride=2, expand=2),
-        dict(channels=16, repeats=1, stride=2, expand=2),
-    ],
-    stem_channels=8,
-)
-
-
-def detector_config():
-    return dict(
-        type='RetinaNet',
-        data_preprocessor=dict(type='DetDataPreprocessor', mean=[127.0] * 3, std=[64.0] * 3, pad_size_divisor=32),
-        backbone=dict(type='eff_plugins.InvertedResidualNet', arch=ARCH, out_indices=(2, 3)),
-        neck=dict(type='FPN', in_channels=[12, 16], out_channels=16, num_outs=2),
-        bbox_head=dict(
-            type='RetinaHead',
-            num_classes=3,
-            in_channels=16,
-            feat_channels=16,
-            stacked_convs=1,
-            anchor_generator=dict(
-                type='AnchorGenerator', octave_base_scale=3, scales_per_octave=1, ratios=[1.0], strides=[8, 16]
-            ),
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
-            loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0),
-        ),
-        train_cfg=dict(
-            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=0.5),
-            sampler=dict(type='PseudoSampler'),
-            allowed_border=-1,
-            pos_weight=-1,
-            debug=False,
-        ),
-        test_cfg=dict(
-            nms_pre=50, min_bbox_size=0, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20
-        ),
-    )
+from eff_plugins.testing.zooms import build_detector
 
 
 @pytest.fixture
 def build():
-    register_all_modules(init_default_scope=False)
-
     def make(**changes):
         torch.manual_seed(0)
-        config = dict(
-            type='eff_plugins.ScaleAwareDetector',
-            detector=detector_config(),
-            size_range=(16, 32),
-            proposal=dict(octaves=(-3.0, 0.0), bins=6, size=32, channels=(4, 8)),
-            crop=64,
-        )
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            model = MODELS.build(ConfigDict({**config, **changes}))
+        model = build_detector(**changes)
         model.init_weights()
         torch.nn.init.normal_(model.spn.bins.weight, std=2.0)
         model.eval()
