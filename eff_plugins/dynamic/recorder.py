@@ -28,7 +28,7 @@ class Entry:
         mask: (B, 1, h, w) what was on, or None.
         scores: The policy's scores, detached, or None.
         choice: (B,) which of several a sample took (an exit, a resolution), or None.
-        labels: What to call each of them in a picture's legend.
+        labels: What to call each of them in a picture's legend; without ``choice`` all that the one sample took (zooms).
         least_macs: What sparse execution spends at least on a sample, policy included; None: the policy's part alone.
         masked_macs: What masked execution spends on a sample, or (B,) on each; None: ``dense_macs`` and the policy's part.
         log_prob: Log-probabilities of the decisions, differentiable, where a policy is trained by reward; else None.

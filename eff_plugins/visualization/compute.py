@@ -128,10 +128,12 @@ def legend_lines(done: Pass, sample: int) -> list[str]:
     share = executed_share(done.stats, sample, done.network_macs)
     lines = [f'spent {100 * share:.0f} % of dense, floor {100 * floor_share(done, sample):.0f} %']
     for entry, row in _calls(done.stats, sample):
+        taken = ', '.join(entry.labels)
         if entry.choice is not None and row is not None:
-            taken = int(entry.choice[row])
-            label = entry.labels[taken] if entry.labels else f'choice {taken}'
-            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: {label}')
+            number = int(entry.choice[row])
+            taken = entry.labels[number] if entry.labels else f'choice {number}'
+        if taken and row is not None:
+            lines.append(f'{entry.name.rpartition(".")[2] or "network"}: {taken}')
     return lines
 
 

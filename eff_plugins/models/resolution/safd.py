@@ -230,7 +230,8 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
                 twin = deepcopy(self.spn).eval()
                 self._proposal_macs = float(count_macs(twin, lambda: twin(pictures[:1]))[''])
         for index, picture in enumerate(pictures):
-            chosen = sum(self.zoom_macs(picture, k) for k in on[index].nonzero().flatten().tolist())
+            taken = on[index].nonzero().flatten().tolist()
+            chosen = sum(self.zoom_macs(picture, k) for k in taken)
             dense = sum(self.zoom_macs(picture, k) for k in self.policy.pyramid.nonzero().flatten().tolist())
             emit(
                 self,
@@ -239,6 +240,7 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
                 policy_macs=self._proposal_macs,
                 density=torch.tensor([chosen / dense]),
                 scores=scores[index : index + 1].detach(),
+                labels=tuple(f'zoom {self.zoom(picture, k):.2g}' for k in taken) or ('no zoom',),
             )
 
     def zoom_macs(self, picture: Tensor, number: int) -> float:

@@ -10,8 +10,10 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.watch import Pass
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.zooms import build_detector
+from eff_plugins.visualization.compute import legend_lines
 
 
 @pytest.fixture
@@ -85,6 +87,8 @@ def test_reported_multiply_adds_are_executed_and_a_budget_turns_them(build):
     with dynamic.record(model) as stats, torch.no_grad():
         executed = count_macs(model, lambda: run(model))['']
     assert sum(float(entry.macs) for entry in stats.entries) == pytest.approx(executed, rel=1e-6)
+    done, number = Pass(stats, (64, 64), stats.entries[0].dense_macs), int(stats.entries[0].density > 0)
+    assert legend_lines(done, 0)[1].startswith(('network: no zoom', 'network: zoom ')[number])
     assert sum(e.dense_macs for e in stats.entries) / 2 == dynamic.network_macs(model, lambda: run(model), 2)
     calibration = dynamic.calibrate(model, [None], run)
     spent = []
