@@ -27,7 +27,7 @@ class Operation:
     Attributes:
         execution: ``'dense'``, ``'masked'`` or ``'sparse'``; None: sparse where the network is dynamic.
         budget: Share of the dense network's multiply-adds, in (0, 1]; None leaves the policies as they are.
-        policy: Kind of all policies; None: learned.
+        policy: Kind of all policies; None: learned. ``'fixed:2'`` is the third of several exits, resolutions or the like.
         calibration: File to read a calibration from, or to write it to where there is none yet.
         samples: Of the training split, to calibrate on.
 
@@ -51,7 +51,7 @@ class Operation:
         check_share(self.budget)
         if self.execution == 'dense':
             raise ValueError("execution 'dense' computes everything: leave --budget out")
-        if self.policy in ('all', 'none'):
+        if self.policy is not None and self.policy.partition(':')[0] in ('all', 'none', 'fixed'):
             raise ValueError(
                 f"policy {self.policy!r} has no knob that could meet a budget; 'learned' and 'random' have"
             )
@@ -70,7 +70,7 @@ class Operation:
         if is_dynamic(model):
             set_execution(model, self.execution or 'sparse')
             if self.policy is not None:
-                set_policy(model, self.policy)
+                set_policy(model, *_parse(self.policy))
         elif self != Operation(samples=self.samples) and self != Operation('dense', samples=self.samples):
             raise ValueError(
                 f'{type(model).__name__} contains no dynamic module: its only execution is dense, and it has no budget'
@@ -91,9 +91,21 @@ class Operation:
 def _kind(model: nn.Module) -> str | None:
     """Kind of the policies; None where the network decides without one that could be replaced."""
     try:
-        return decisions(model)[0].kind
+        decide = decisions(model)[0]
     except ValueError:
         return None
+    return f'fixed:{decide.index}' if decide.kind == 'fixed' else decide.kind
+
+
+def _parse(policy: str) -> tuple[str, int | None]:
+    """``'fixed:2'`` -> kind and index."""
+    kind, _, index = policy.partition(':')
+    if (kind == 'fixed') != index.isdigit() or policy.endswith(':'):
+        raise ValueError(
+            f"policy {policy!r}: 'fixed' is followed by which of the network's exits or resolutions, counted from 0, as in "
+            'fixed:2, and no other policy is'
+        )
+    return kind, int(index) if index else None
 
 
 def add_dynamic_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +113,7 @@ def add_dynamic_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('dynamic networks')
     group.add_argument('--execution', metavar='E', help='dense, masked or sparse (default)')
     group.add_argument('--budget', type=float, metavar='B', help="share of the dense network's multiply-adds to spend")
-    group.add_argument('--policy', metavar='P', help='learned (default), or a control: random, all, none')
+    group.add_argument('--policy', metavar='P', help='learned (default), or a control: random, all, none, fixed:K')
     group.add_argument(
         '--calibration', metavar='JSON', help='read the calibration from here, or keep it here where there is none yet'
     )

@@ -173,7 +173,7 @@ class RANet(EarlyExit, BaseModule):
         norm_cfg: Normalisation.
 
     Raises:
-        ValueError: Scales, factors or ``step_mode`` that do not fit.
+        ValueError: Scales, factors or ``step_mode`` that do not fit, a count below 1, or a share out of range.
     """
 
     def __init__(
@@ -196,6 +196,11 @@ class RANet(EarlyExit, BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         _check(scales, growth_factors, bottleneck_factors, step_mode)
+        for name, count in dict(blocks=blocks, block_step=block_step, step=step).items():
+            if count < 1:
+                raise ValueError(f'{name}={count} must be at least 1')
+        if not (0 < reduction <= 1 and 0 < low_share < 1):
+            raise ValueError(f'reduction={reduction} must lie in (0, 1], low_share={low_share} in (0, 1)')
         ends = [blocks + block_step * s for s in range(len(scales))]  # blocks of each sub-network
         super().__init__(ends[-1], init_cfg=init_cfg)
         norm_cfg = norm_cfg or BN
@@ -271,7 +276,7 @@ def _stem(widths: Sequence[int], scales: Sequence[int], large: bool, norm_cfg: M
 def _check(scales: Sequence[int], growth: Sequence[int], bottleneck: Sequence[int], step_mode: str) -> None:
     if step_mode not in ('even', 'lg'):
         raise ValueError(f"step_mode={step_mode!r} must be 'even' or 'lg'")
-    if scales[0] != 1 or any(b - a not in (0, 1) for a, b in pairwise(scales)):
+    if tuple(scales[:1]) != (1,) or any(b - a not in (0, 1) for a, b in pairwise(scales)):
         raise ValueError(f'scales={tuple(scales)} must start at 1 and rise by 0 or 1')
     if not len(scales) == len(growth) == len(bottleneck) or len(scales) < 2:
         raise ValueError(

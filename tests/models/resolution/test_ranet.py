@@ -9,6 +9,7 @@ from mmengine.structures import BaseDataElement
 
 from eff_plugins import dynamic
 from eff_plugins.deploy import fuse_conv_bn
+from eff_plugins.engine.execution import Operation
 from eff_plugins.models.resolution.ranet import EarlyExitClassifier, RANet
 from eff_plugins.profiling.macs import count_macs, count_parameters
 from eff_plugins.registry import MODELS
@@ -190,10 +191,29 @@ def test_copies_pickles_bf16_channels_last_and_folded_form():
         net.train()(x)
 
 
+def test_the_tools_fix_an_exit():
+    net = network()
+    operation = Operation(policy='fixed:1')
+    operation.check(net)
+    assert operation.labels(net) == dict(execution='sparse', budget=None, policy='fixed:1')
+    x = pictures(2)
+    with torch.no_grad():
+        assert_close(net(x), list(net.anytime(x))[1])
+    with pytest.raises(ValueError, match='index=9 must lie in 0..'):
+        Operation(policy='fixed:9').check(net)
+    with pytest.raises(ValueError, match="policy 'fixed:1' has no knob"):
+        Operation(budget=0.5, policy='fixed:1')
+
+
 def test_settings_that_do_not_fit_are_refused():
     for changes, message in (
         (dict(scales=(1, 3, 3)), r'scales=\(1, 3, 3\) must start at 1'),
         (dict(scales=(1, 2)), 'one number a sub-network'),
+        (dict(scales=()), r'scales=\(\) must start at 1'),
+        (dict(blocks=0), 'blocks=0 must be at least 1'),
+        (dict(block_step=0), 'block_step=0 must be at least 1'),
+        (dict(step=0), 'step=0 must be at least 1'),
+        (dict(low_share=2), r'low_share=2 in \(0, 1\)'),
         (dict(step_mode='log'), "'even' or 'lg'"),
     ):
         with pytest.raises(ValueError, match=message):
