@@ -62,7 +62,7 @@ class Plan:
                 spend the budget (policy ``'synthetic'``) stand for them.
 
         Raises:
-            ValueError: Untrained policies, and no budget to spend blindly.
+            ValueError: Untrained policies, and no budget to spend blindly, or a calibration that no row uses.
         """
         executions = self.executions or (('dense', 'sparse') if trained or self.budgets else ('dense',))
         policies = dict.fromkeys(p if trained or p == 'all' else 'synthetic' for p in self.policies)
@@ -77,6 +77,10 @@ class Plan:
                     found.append(Variant(execution, policy))
                 else:
                     raise ValueError(f'execution {execution} of the {policy} policy needs --budgets to spend')
+        if self.calibration is not None and not any(v.policy == 'learned' and v.budget is not None for v in found):
+            raise ValueError(
+                '--calibration serves a learned policy at --budgets, of which there is none without a checkpoint'
+            )
         return found
 
 

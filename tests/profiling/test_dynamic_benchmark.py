@@ -198,6 +198,7 @@ def test_without_budgets_an_untrained_network_is_timed_dense(run, tmp_path):  # 
         ([TOY, '--budgets', '1.5'], 'budget=1.5 must lie in (0, 1]'),
         ([TOY, '--size', '64', '--budgets', '0.01'], 'budget=0.01 is below the static floor of this network, 0.'),
         ([TOY, '--execution', 'sparse'], 'needs --budgets to spend'),
+        ([TOY, '--budgets', '0.6', '--calibration', 'x.json'], '--calibration serves a learned policy'),
         ([TOY, '--budgets', '0.5', '--compile'], 'leave --compile out'),
     ],
 )
