@@ -12,9 +12,9 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import RowExecutor, check_rows
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows
 from eff_plugins.models.spatial.host import hosted, stages_of
-from eff_plugins.ops.rows import RowConv, run_rows
+from eff_plugins.ops.rows import run_rows
 
 KERNELS = ('shared', 'pointwise')
 
@@ -77,9 +77,9 @@ class CollaborativeGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        convs = self.rows.prepared(block).chain.convs if self.execution == 'sparse' else None
+        ready = None if self.training else self.rows.prepared(block)
         y, dense, policy = x, 0.0, 0.0
-        decided: list[tuple[Tensor, Tensor, float]] = []
+        decided: list[tuple[Tensor, Tensor, float]] = []  # scores, what is on, multiply-adds saved where it is not
         for i, unit in enumerate(block.units()):
             a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
             if str(i) not in self.layers:
@@ -92,35 +92,39 @@ class CollaborativeGate(DynamicModule):
             on = self.decide(scores)
             # a control that switches all on or off stands for the plain convolution, or none
             factor = on if self.decide.kind in ('all', 'none') else factor * on
-            if convs is None:
-                y = unit.run(y) * factor
-            else:
-                y = self._where(y, convs[i], on) * factor
             dense += a_position * on.shape[2] * on.shape[3]
             policy += float(layer.conv.weight.numel() * on.shape[2] * on.shape[3])  # type: ignore[union-attr, operator]
-            decided.append((scores, on, a_position))
+            whole = ready is not None and _reaches(on, ready.limit(i, (y.shape[2], y.shape[3])))
+            decided.append((scores, on, 0.0 if whole else a_position))
+            if ready is None or self.execution == 'masked':
+                y = unit.run(y) * factor
+            else:
+                y = self._computed(ready, i, y, None if whole else on).mul_(factor)
         if recording():
             self._report(dense, policy, decided)
         return block.merge(block.run_shortcut(x), y)
 
     @torch.no_grad()
-    def _where(self, x: Tensor, conv: RowConv, on: Tensor) -> Tensor:
-        """The convolution at the positions that are on, zero elsewhere."""
+    def _computed(self, ready: PreparedBranch, i: int, x: Tensor, on: Tensor | None) -> Tensor:
+        """A fresh map: convolution ``i`` at the positions that are on, zero elsewhere; None: everywhere."""
+        if self.rows.watch is not None:
+            self.rows.watch(ready.watched(i, tuple(x.shape)))
+        if on is None:
+            return ready.units[i].run(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        shape = (x.shape[0], conv.filters, *on.shape[2:])
-        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-        rows = on.flatten().nonzero().flatten().int()
+        conv, rows = ready.chain.convs[i], on.flatten().nonzero().flatten().int()
+        out = x.new_zeros(x.shape[0], conv.filters, *on.shape[2:]).contiguous(memory_format=torch.channels_last)
         return run_rows(x, conv, rows, out) if rows.numel() else out
 
     def _report(self, dense: float, policy: float, decided: list[tuple[Tensor, Tensor, float]]) -> None:
         counts, saved = [], decided[0][1].new_zeros(len(decided[0][1]), dtype=torch.float32)
-        for scores, on, a_position in decided:
+        for scores, on, a_position_off in decided:
             on = on.float()  # half precision cannot count
             if self.training:  # what is counted has the gradient of a smooth step, for budget losses
                 step = torch.tanh(scores.float())
                 on = on.detach() + (step - step.detach())
             counts.append(on.flatten(1))
-            saved = saved + a_position * (1 - counts[-1]).sum(1)
+            saved = saved + a_position_off * (1 - counts[-1]).sum(1)
         emit(
             self,
             dense_macs=dense,
@@ -130,6 +134,10 @@ class CollaborativeGate(DynamicModule):
             mask=decided[-1][1].detach(),
             scores=torch.cat([scores.detach().flatten(1) for scores, _, _ in decided], 1),
         )
+
+
+def _reaches(on: Tensor, density: float) -> bool:
+    return int(on.count_nonzero()) >= min(density, 1.0) * on.numel()
 
 
 @hosted

@@ -84,32 +84,37 @@ class InterpolatingGate(DynamicModule):
         grid = self.grid_of((scores.shape[2], scores.shape[3])).to(scores)
         on = self.decide(scores)
         on = on + grid * (1 - on)
+        y = self._masked(block, x, on) if self.execution == 'masked' else self._sparse(block, x, on)
+        if recording():
+            self._report(block, x, scores, on)
+        return y
+
+    def _masked(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
         kernel = self.kernel()
-        weight = F.conv2d(on, kernel, padding=kernel.shape[-1] // 2)
+        half = kernel.shape[-1] // 2
+        weight = F.conv2d(on, kernel, padding=half)
         share = (1 - on) / weight.clamp(min=_LEAST)
-        if self.execution == 'masked':
-            sampled = block.masked_branch(x) * on
-            around = F.conv2d(
-                sampled,
-                kernel.expand(sampled.shape[1], -1, -1, -1),
-                None,
-                1,
-                kernel.shape[-1] // 2,
-                1,
-                sampled.shape[1],
-            )
-        else:
-            sampled = self.rows.branch(block, x, on > 0)
-            around = self._around(sampled, kernel, (on == 0).flatten().nonzero().flatten().int())
+        sampled = block.masked_branch(x) * on
+        channels = sampled.shape[1]
+        around = F.conv2d(sampled, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
         filled = around * share
-        if self.execution == 'masked' and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             # the nearest positions have the largest weight
             filled = straight_through(
                 filled, around * ((1 - on) / torch.maximum(weight, _STEADY * kernel.amax().detach()))
             )
-        if recording():
-            self._report(block, x, scores, on, sampled.shape[1])
         return block.merge(block.run_shortcut(x), sampled + filled)
+
+    @torch.no_grad()
+    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
+        off = (on == 0).flatten().nonzero().flatten().int()
+        if not off.numel() and self.rows.watch is None:
+            return block.run(x)
+        kernel = self.kernel()
+        sampled = self.rows.branch(block, x, on > 0)
+        filled = self._around(sampled, kernel, off)
+        filled *= (1 - on) / F.conv2d(on, kernel, padding=kernel.shape[-1] // 2).clamp(min=_LEAST)
+        return block.merge(block.run_shortcut(x), filled.add_(sampled))
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
         """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
@@ -118,20 +123,18 @@ class InterpolatingGate(DynamicModule):
             self._grids[size] = (rows[:, None] & columns)[None, None].float()
         return self._grids[size]
 
-    @torch.no_grad()
     def _around(self, sampled: Tensor, kernel: Tensor, rows: Tensor) -> Tensor:
         """Weighted sums of the samples around the listed positions, zero elsewhere."""
         channels, half = sampled.shape[1], kernel.shape[-1] // 2
-        out = torch.zeros_like(sampled)
-        if rows.numel():
-            weight = kernel.detach().expand(channels, -1, -1, -1)
-            conv = RowConv(weight, weight.new_zeros(channels), padding=(half, half), groups=channels)
-            run_rows(sampled, conv, rows, out)
-        return out
+        weight = kernel.expand(channels, -1, -1, -1)
+        conv = RowConv(weight, weight.new_zeros(channels), padding=(half, half), groups=channels)
+        return run_rows(sampled, conv, rows, torch.zeros_like(sampled))
 
-    def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor, channels: int) -> None:
+    def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         on = on.float()  # half precision cannot count
-        sizes = layer_sizes(block.units(), (x.shape[2], x.shape[3]))
+        units = block.units()
+        channels: int = units[-1].conv.out_channels  # type: ignore[assignment, union-attr]
+        sizes = layer_sizes(units, (x.shape[2], x.shape[3]))
         dense, macs = branch_macs(block, sizes, on, None if self.training else self.rows)
         window, positions = self.kernel.window**2, scores.shape[2] * scores.shape[3]
         policy = self._policy_macs(self.masker, tuple(x.shape[1:])) + window * positions
