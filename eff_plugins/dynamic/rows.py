@@ -177,29 +177,37 @@ class RowExecutor(nn.Module):
             plain, activated = ready.shortcut
             run_rows(x, plain, plan[-1], out)
             run_rows(x, activated, other_rows(plan[-1], out[:, 0].numel()), out)
-        self._run_branch(ready, x, plan, out)
+        self._run_branch(ready, x, plan, out, out)
         return _activate(ready, x, shortcut, out)
 
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        """The branch alone where ``on`` (B, 1, H', W') bool, zero elsewhere: (B, C', H', W'), channels-last."""
+        """The branch alone where ``on`` (B, 1, H', W') bool, anything elsewhere: (B, C', H', W'), channels-last.
+
+        The map lives until the next call on this thread.
+        """
         x = x.contiguous(memory_format=torch.channels_last)
         ready = self.prepared(block)
         size = (x.shape[2], x.shape[3])
         shape = (x.shape[0], ready.chain.convs[-1].filters, *ready.chain.sizes(size)[-1])
-        out = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        out = _scratch(2, shape, x)
         plan = plan_rows(on, (1, 1), ready.chain, size)
         if plan[-1].numel():
-            self._run_branch(ready, x, plan, out)
+            self._run_branch(ready, x, plan, out, None)
         return out
 
-    def _run_branch(self, ready: PreparedBranch, x: Tensor, plan: list[Tensor], out: Tensor) -> None:
-        """Compute the planned rows of the branch, and add and write the last layer's to ``out``, which may be ``x``."""
+    def _run_branch(
+        self, ready: PreparedBranch, x: Tensor, plan: list[Tensor], out: Tensor, residual: Tensor | None
+    ) -> None:
+        """Compute the planned rows of the branch and write the last layer's, ``residual`` added, to ``out``.
+
+        ``residual`` may be ``out``, and that ``x``.
+        """
         sizes = ready.chain.sizes((x.shape[2], x.shape[3]))
         last = len(plan) - 1
         for i, (conv, rows) in enumerate(zip(ready.chain.convs, plan, strict=True)):
             if i == last:
-                run_rows(x, conv, rows, out, out)
+                run_rows(x, conv, rows, out, residual)
                 return
             if self.watch is not None:
                 self.watch(ready.watched(i, tuple(x.shape)))

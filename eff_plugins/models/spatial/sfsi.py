@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
-from eff_plugins.dynamic.residual import ResidualBlock
+from eff_plugins.dynamic.residual import ResidualBlock, act_name
 from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
 from eff_plugins.dynamic.sampling import straight_through
 from eff_plugins.dynamic.skip import input_channels
@@ -20,9 +20,9 @@ from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of
-from eff_plugins.ops.rows import RowConv, run_rows
+from eff_plugins.ops.interpolate import LEAST, add_interpolated
+from eff_plugins.ops.rows import ACTIVATIONS
 
-_LEAST = 1e-12  # sum of weights below which there is nothing to interpolate from
 # Share of a neighbour's weight below which sums of weights count as that much for gradients: a sample more next to a position
 # whose samples are all far would change its value by their difference, not by that over a vanishing sum
 _STEADY = 0.1
@@ -93,7 +93,7 @@ class InterpolatingGate(DynamicModule):
         kernel = self.kernel()
         half = kernel.shape[-1] // 2
         weight = F.conv2d(on, kernel, padding=half)
-        share = (1 - on) / weight.clamp(min=_LEAST)
+        share = (1 - on) / weight.clamp(min=LEAST)
         sampled = block.masked_branch(x) * on
         channels = sampled.shape[1]
         around = F.conv2d(sampled, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
@@ -110,11 +110,12 @@ class InterpolatingGate(DynamicModule):
         off = (on == 0).flatten().nonzero().flatten().int()
         if not off.numel() and self.rows.watch is None:
             return block.run(x)
-        kernel = self.kernel()
         sampled = self.rows.branch(block, x, on > 0)
-        filled = self._around(sampled, kernel, off)
-        filled *= (1 - on) / F.conv2d(on, kernel, padding=kernel.shape[-1] // 2).clamp(min=_LEAST)
-        return block.merge(block.run_shortcut(x), filled.add_(sampled))
+        shortcut = block.run_shortcut(x).contiguous(memory_format=torch.channels_last)
+        act = act_name(block.act)
+        fused = act if act in ACTIVATIONS else None
+        y = add_interpolated(sampled, on, self.kernel(), shortcut, fused)
+        return y if act == fused or block.act is None else block.act(y)
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
         """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
@@ -122,13 +123,6 @@ class InterpolatingGate(DynamicModule):
             rows, columns = (torch.arange(n) % self.grid == min(self.grid, n) // 2 for n in size)
             self._grids[size] = (rows[:, None] & columns)[None, None].float()
         return self._grids[size]
-
-    def _around(self, sampled: Tensor, kernel: Tensor, rows: Tensor) -> Tensor:
-        """Weighted sums of the samples around the listed positions, zero elsewhere."""
-        channels, half = sampled.shape[1], kernel.shape[-1] // 2
-        weight = kernel.expand(channels, -1, -1, -1)
-        conv = RowConv(weight, weight.new_zeros(channels), padding=(half, half), groups=channels)
-        return run_rows(sampled, conv, rows, torch.zeros_like(sampled))
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         on = on.float()  # half precision cannot count

@@ -41,7 +41,7 @@ def _commands(cxx: str, folder: Path, parallel: list[str]) -> list[list[str]]:
     ]
     for name, (lanes, rows, vectors, flags) in _INSTRUCTION_SETS.items():
         macros = [f'-DISA={name}', f'-DLANES={lanes}', f'-DMR={rows}', f'-DNV={vectors}']
-        for source in ('rows', 'scores', 'branch'):
+        for source in ('rows', 'scores', 'branch', 'interpolate'):
             target = str(folder / f'{source}_{name}.o')
             commands.append([*common, *flags, *macros, str(SOURCES / f'{source}.cpp'), '-o', target])
     objects = [command[-1] for command in commands]
@@ -102,6 +102,9 @@ class Kernels:
         self.run_branch = library[f'run_branch_{name}']
         self.run_branch.argtypes = [pointer, ctypes.c_float, *[pointer] * 4, number, number, pointer, pointer]
         self.run_branch.restype = number
+        self.interpolate = library[f'interpolate_{name}']
+        self.interpolate.argtypes = [pointer] * 6
+        self.interpolate.restype = None
         self.convolve_blocks = library[f'convolve_blocks_{name}']
         self.convolve_blocks.argtypes = [pointer, number, *[pointer] * 9]
         self.convolve_blocks.restype = None

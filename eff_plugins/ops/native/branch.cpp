@@ -7,8 +7,7 @@
 #include <memory>
 #include <vector>
 
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
+#include "vectors.h"
 
 extern "C" {
 void plan_rows(const uint8_t* chosen, int64_t batch, int64_t cells_y, int64_t cells_x, int64_t patch_y, int64_t patch_x,

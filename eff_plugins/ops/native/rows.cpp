@@ -17,19 +17,13 @@
 #include <vector>
 
 #include "threads.h"
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
+#include "vectors.h"
 
 namespace {
 
-typedef float V __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 constexpr int NR = NV * LANES;           // columns of a register tile
 constexpr int64_t BLOCK_BYTES = 300000;  // input that a block of rows may touch: it stays in the second-level cache
 constexpr int64_t LINE = 16;             // floats of a cache line
-
-// The order is that of ACTIVATIONS in rows.py.
-enum Activation { NONE, RELU, RELU6, HSWISH };
 
 struct Shape {
     int64_t height, width, channels;          // input map
@@ -37,21 +31,6 @@ struct Shape {
     int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
     int64_t activation;
 };
-
-inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
-inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
-inline V lower(V a, V b) { return a < b ? a : b; }
-inline V higher(V a, V b) { return a > b ? a : b; }
-
-inline V activate(V v, int64_t activation) {
-    const V zero = {};
-    switch (activation) {
-        case RELU: return higher(v, zero);
-        case RELU6: return lower(higher(v, zero), zero + 6.0f);
-        case HSWISH: return v * lower(higher(v + 3.0f, zero), zero + 6.0f) * (1.0f / 6.0f);
-        default: return v;
-    }
-}
 
 // Pointers to the taps of each row of a block; `zeros` stands for what lies outside the map.
 void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float** taps) {

@@ -8,15 +8,9 @@
 #include <vector>
 
 #include "threads.h"
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
+#include "vectors.h"
 
 namespace {
-
-typedef float V __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 
 inline float total(V v) {
     float sum = 0;
