@@ -37,19 +37,23 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
     return out
 
 
-def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride: int) -> Tensor:
+def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, stride: int) -> Tensor:
     """A k x k convolution to one channel, plus a linear function of the channels' means: (B, C, H, W) -> (B, 1, H', W').
 
     Args:
         x: (B, C, H, W).
         weight: (1, C, k, k), k odd; the padding is k // 2.
-        pooled: (1, C), of the means.
+        pooled: (1, C), of the means; None: the convolution alone.
         bias: (1,).
         stride: Of the convolution.
     """
     kernel = weight.shape[-1]
-    if _native(x, weight, pooled, bias) is None:
+    if _native(x, weight, bias, *(() if pooled is None else (pooled,))) is None:
+        if pooled is None:
+            return F.conv2d(x, weight, bias, stride, kernel // 2)
         return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
+    if pooled is None:
+        pooled = weight.new_zeros(1, x.shape[1])
     out = torch.empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
     if torch._C._len_torch_dispatch_stack():
         torch.ops.eff_plugins.conv_scores(x, weight, pooled, bias, stride, out)

@@ -37,6 +37,10 @@ def test_conv_scores(channels, kernel, stride, size):
     torch.testing.assert_close(conv_scores(x, weight, pooled, bias, stride), want, rtol=1e-4, atol=1e-4)
     plain = conv_scores(x.double(), weight.double(), pooled.double(), bias.double(), stride)
     torch.testing.assert_close(plain.float(), want, rtol=1e-4, atol=1e-4)
+    alone = F.conv2d(x, weight, bias, stride, kernel // 2)
+    torch.testing.assert_close(conv_scores(x, weight, None, bias, stride), alone, rtol=1e-4, atol=1e-4)
+    plain = conv_scores(x.double(), weight.double(), None, bias.double(), stride)
+    torch.testing.assert_close(plain.float(), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (5, 1)])

@@ -15,6 +15,7 @@ from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import run_rows
+from eff_plugins.ops.scores import conv_scores
 
 KERNELS = ('shared', 'pointwise')
 
@@ -42,7 +43,16 @@ class Collaborator(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        conv = self.conv
+        if isinstance(self.norm, nn.Identity) and conv.bias is not None and self._is_score():  # folded
+            return self.act(conv_scores(x, conv.weight, None, conv.bias, conv.stride[0]))
+        return self.act(self.norm(conv(x)))
+
+    def _is_score(self) -> bool:
+        conv = self.conv
+        side = conv.kernel_size[0]
+        shape = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        return shape == (1, (side, side), (conv.stride[0],) * 2, (side // 2,) * 2, (1, 1)) and side % 2 == 1
 
 
 class CollaborativeGate(DynamicModule):
@@ -113,7 +123,8 @@ class CollaborativeGate(DynamicModule):
             return ready.units[i].run(x)
         x = x.contiguous(memory_format=torch.channels_last)
         conv, rows = ready.chain.convs[i], on.flatten().nonzero().flatten().int()
-        out = x.new_zeros(x.shape[0], conv.filters, *on.shape[2:]).contiguous(memory_format=torch.channels_last)
+        shape = (x.shape[0], conv.filters, *on.shape[2:])
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).zero_()
         return run_rows(x, conv, rows, out) if rows.numel() else out
 
     def _report(self, dense: float, policy: float, decided: list[tuple[Tensor, Tensor, float]]) -> None:
