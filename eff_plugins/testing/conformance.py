@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins import dynamic
+from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.dynamic.recorder import Entry, Stats
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.case import Case, build, tensors, varied
@@ -230,6 +231,14 @@ def check_copies(case: Case) -> None:
     want = run(net, 'sparse', x)
     _equal(run(copy.deepcopy(net), 'sparse', x), want, EXACT, 'a deep copy and the network')
     _equal(run(pickle.loads(pickle.dumps(net)), 'sparse', x), want, EXACT, 'an unpickled copy and the network')
+
+
+def check_deployed(case: Case) -> None:
+    """The form in which it is deployed (BatchNorm folded, channels-last, weights packed) computes the same."""
+    net, x = varied(case)
+    how = Preparation(prepack=True)
+    deployed = run(prepare(net, how), 'sparse', how.inputs(x))
+    _equal(deployed, run(net, 'masked', x), CLOSE, 'sparse execution of the deployed form and masked execution')
 
 
 def check_bf16(case: Case) -> None:

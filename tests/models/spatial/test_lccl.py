@@ -5,8 +5,10 @@ import torch
 
 from eff_plugins import dynamic
 from eff_plugins.dynamic.losses import Situation, budget_loss
+from eff_plugins.dynamic.rows import PreparedBranch
 from eff_plugins.models.image.cifar_resnet import CifarResNet
 from eff_plugins.models.spatial.lccl import LCCL
+from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.conformance import build, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
 
@@ -60,6 +62,28 @@ def test_an_empty_batch_gives_an_empty_map(label):
     for execution in ('masked', 'sparse'):
         with dynamic.record(net):
             assert len(dynamic.set_execution(net, execution)(x[:0])[-1]) == 0
+
+
+def test_layers_above_their_break_even_are_computed_whole_and_counted_so(monkeypatch):
+    net, x = varied(DYNAMIC['LCCL'])
+    masked = [y.clone() for y in dynamic.set_execution(net, 'masked')(x)]
+    some = spent(net, x)
+    monkeypatch.setattr(PreparedBranch, 'limit', lambda self, layer, size: 0.5 if layer == 1 else 1.1)
+    dynamic.set_execution(net, 'sparse')
+    with torch.no_grad():
+        for got, want in zip(net(x), masked, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+        counted = count_macs(net, lambda: net(x))[''] / len(x)
+    assert spent(net, x) > some
+    network = dynamic.network_macs(net, lambda: net(x), len(x))
+    assert network * spent(net, x) == pytest.approx(counted, rel=0.01)
+
+
+@torch.no_grad()
+def spent(net, x):
+    with dynamic.record(net) as stats:
+        net(x)
+    return float(stats.share(dynamic.network_macs(net, lambda: net(x), len(x))))
 
 
 def test_a_budget_moves_the_threshold_of_evaluation_alone():
