@@ -95,9 +95,11 @@ class LayerGate(DynamicModule):
             scores=scores.detach(),
         )
 
-    @torch.no_grad()
     def _sparse(self, block: ResidualBlock, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
         """The block's output, its branch computed for samples whose score (B, 1, 1, 1) is above ``threshold``."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._sparse(block, x, scores, threshold)
         if scores.dtype == torch.float32:  # a comparison of so few numbers costs less than one of tensors
             least = float(np.float32(threshold))
             chosen = [score > least for score in scores.flatten().tolist()]
