@@ -4,8 +4,7 @@ mmcv's kernels read a tensor's memory as if it were contiguous. RoI align on a c
 makes, gave other values without an error. All operators get contiguous tensors and gradients.
 
 mmcv's CPU kernels (RoI align, NMS, deformable convolution ...) have no bf16 version and raise under ``--amp``. They run in
-fp32 there, as torch's own autocast does for operators that need it, and where a model is bf16 itself, whose results then are
-bf16 again; on CUDA nothing changes. mmdet's RoI extractors cast
+fp32 there, as torch's own autocast does for operators that need it; on CUDA nothing changes. mmdet's RoI extractors cast
 the boxes to the type of the features, and bf16 holds a coordinate of 400 pixels to 2 pixels only, so they get fp32 features.
 """
 
@@ -23,28 +22,15 @@ from .patching import patch_module
 
 
 def _plain(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return (value.float() if _lacks_kernel(value) else value).contiguous()
-
-
-def _lacks_kernel(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 and value.device.type == 'cpu'
-
-
-def _low(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_low, value))
-    return value.bfloat16() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
 
 
 def _contiguous(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward`` or ``backward`` of an operator with tensors in plain order and of a type that has a kernel."""
+    """``forward`` or ``backward`` of an operator with every tensor in plain order; no copy where it is already."""
 
     @functools.wraps(function)
     def run(ctx: Any, *args: Any, **kwargs: Any) -> Any:
-        out = function(ctx, *map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()})
-        return _low(out) if any(map(_lacks_kernel, (*args, *kwargs.values()))) else out
+        return function(ctx, *map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()})
 
     return run
 

@@ -100,7 +100,7 @@ def _kind(model: nn.Module) -> str | None:
 def _parse(policy: str) -> tuple[str, int | None]:
     """``'fixed:2'`` -> kind and index."""
     kind, _, index = policy.partition(':')
-    if (kind == 'fixed') != index.isdigit() or policy.endswith(':'):
+    if (kind == 'fixed') != index.isdecimal() or (kind == 'fixed') != (':' in policy):
         raise ValueError(
             f"policy {policy!r}: 'fixed' is followed by which of the network's exits or resolutions, counted from 0, as in "
             'fixed:2, and no other policy is'

@@ -17,7 +17,10 @@ from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import kernels, kernels_for
 from eff_plugins.ops.rows import ACTIVATIONS
 
-LEAST = 1e-12  # sum of weights below which there is nothing to interpolate from
+
+def clamped(weight: Tensor) -> Tensor:
+    """Sums of weights to divide by: at least so much that a quotient is finite where there is nothing to interpolate from."""
+    return weight.clamp(min=max(1e-12, torch.finfo(weight.dtype).tiny))
 
 
 def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None) -> Tensor:
@@ -31,7 +34,19 @@ def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tens
         kernel: (1, 1, k, k) weights, k odd.
         residual: (B, C, H, W).
         act: A key of ``ACTIVATIONS``.
+
+    Raises:
+        ValueError: Shapes that do not fit.
     """
+    mask = (sampled.shape[0], 1, *sampled.shape[2:])
+    if (
+        residual.shape != sampled.shape
+        or on.shape != mask
+        or kernel.shape[-1] % 2 == 0
+        or kernel.shape[2] != kernel.shape[3]
+    ):
+        shapes = ', '.join(str(tuple(x.shape)) for x in (sampled, on, kernel, residual))
+        raise ValueError(f'sampled, on, kernel and residual of {shapes} do not fit each other')
     maps = [sampled, residual]
     native = kernels_for(*maps, on, kernel)
     if native is None or not all(m.is_contiguous(memory_format=torch.channels_last) for m in maps):
@@ -49,7 +64,7 @@ def _reference(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, ac
     channels, half = sampled.shape[1], kernel.shape[-1] // 2
     there = torch.where(on > 0, sampled, 0.0)
     around = F.conv2d(there, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
-    filled = there + around * ((1 - on) / F.conv2d(on, kernel, padding=half).clamp(min=LEAST))
+    filled = there + around * ((1 - on) / clamped(F.conv2d(on, kernel, padding=half)))
     return ACTIVATIONS[act](residual + filled)
 
 

@@ -19,7 +19,7 @@ from eff_plugins.ops.blocks import pair
 from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import Kernels, kernels, kernels_for
 
-# The order is that of the enum in native/rows.cpp.
+# The order is that of the enum in native/vectors.h.
 ACTIVATIONS = {None: lambda x: x, 'relu': F.relu, 'relu6': F.relu6, 'hswish': F.hardswish}
 
 

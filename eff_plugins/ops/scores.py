@@ -52,8 +52,6 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, 
         if pooled is None:
             return F.conv2d(x, weight, bias, stride, kernel // 2)
         return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
-    if pooled is None:
-        pooled = weight.new_zeros(1, x.shape[1])
     out = torch.empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
     if torch._C._len_torch_dispatch_stack():
         torch.ops.eff_plugins.conv_scores(x, weight, pooled, bias, stride, out)
@@ -76,11 +74,11 @@ def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tens
     )
 
 
-def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride: int, out: Tensor) -> None:
+def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, stride: int, out: Tensor) -> None:
     batch, channels, height, width = x.shape
     native = kernels()
     assert native is not None
-    taps, means = weight.permute(0, 2, 3, 1).contiguous(), pooled.contiguous()
+    taps, means = weight.permute(0, 2, 3, 1).contiguous(), None if pooled is None else pooled.contiguous()
     native.conv_scores(
         x.data_ptr(),
         batch,
@@ -90,7 +88,7 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride
         weight.shape[-1],
         stride,
         taps.data_ptr(),
-        means.data_ptr(),
+        None if means is None else means.data_ptr(),
         bias.data_ptr(),
         out.data_ptr(),
     )
@@ -98,7 +96,7 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor, bias: Tensor, stride
 
 register_in_place('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()', _patch_scores)
 register_in_place(
-    'conv_scores(Tensor x, Tensor weight, Tensor pooled, Tensor bias, int stride, Tensor(a!) out) -> ()', _conv_scores
+    'conv_scores(Tensor x, Tensor weight, Tensor? pooled, Tensor bias, int stride, Tensor(a!) out) -> ()', _conv_scores
 )
 
 
@@ -110,6 +108,12 @@ def _patch_flops(x: torch.Size, weight: torch.Size, bias: torch.Size, patch: int
 
 @register_flop_formula(torch.ops.eff_plugins.conv_scores)
 def _conv_flops(
-    x: torch.Size, weight: torch.Size, pooled: torch.Size, bias: torch.Size, stride: int, out: torch.Size, **_: object
+    x: torch.Size,
+    weight: torch.Size,
+    pooled: torch.Size | None,
+    bias: torch.Size,
+    stride: int,
+    out: torch.Size,
+    **_: object,
 ) -> int:
-    return 2 * (out.numel() * weight.numel() + out[0] * pooled.numel())
+    return 2 * (out.numel() * weight.numel() + (0 if pooled is None else out[0] * pooled.numel()))

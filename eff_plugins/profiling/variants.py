@@ -78,9 +78,7 @@ class Plan:
                 else:
                     raise ValueError(f'execution {execution} of the {policy} policy needs --budgets to spend')
         if self.calibration is not None and not any(v.policy == 'learned' and v.budget is not None for v in found):
-            raise ValueError(
-                '--calibration serves a learned policy at --budgets, of which there is none without a checkpoint'
-            )
+            raise ValueError('--calibration serves a learned policy: give a checkpoint, --policy learned and --budgets')
         return found
 
 

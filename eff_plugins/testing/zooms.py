@@ -128,5 +128,8 @@ ZOOMS = Case(
     (3, 3, 64, 56),
     (51, 67),
     vary=spread_zooms,
-    exceptions={'masked_macs': 'it trains on crops of the pictures, and decides nothing then'},
+    exceptions={
+        'masked_macs': 'it trains on crops of the pictures, and decides nothing then',
+        'bf16': "mmcv's NMS has no bfloat16, which holds a box to some pixels; detectors run under autocast",
+    },
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.module import decisions
 from eff_plugins.dynamic.sampling import gumbel_sigmoid
 from eff_plugins.dynamic.skip import LayerGate
 from eff_plugins.models.spatial.layer_skip import LayerSkip
@@ -35,6 +36,19 @@ def test_sparse_execution_runs_under_autocast(label):
             with dynamic.record(net):
                 got = [tensor.float() for tensor in tensors(net(x))]
     assert difference(got, want) < 0.1 and difference(plain, want) < 0.1
+
+
+@pytest.mark.parametrize('label', ['SFSI', 'LCCL', 'LCCL on CifarResNet'])
+def test_what_is_left_out_is_alike_under_autocast(label):
+    net, x = varied(DYNAMIC[label])
+    for step in decisions(dynamic.set_policy(net, 'random')):  # rounding moves no decision
+        step.density = 0.4
+    found = []
+    for mode in ('masked', 'sparse'):
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            found.append([tensor.float() for tensor in tensors(dynamic.set_execution(net, mode)(x))])
+    assert difference(*found) < 0.1
 
 
 def test_half_precision_decides_alike_in_each_execution():

@@ -26,7 +26,7 @@ def test_a_value_a_thread():
     assert copy.deepcopy(holder).value == 7 and pickle.loads(pickle.dumps(holder)).value == 7
 
 
-@pytest.mark.parametrize('label', ['DRNet', 'SBNet', 'LASNet'])
+@pytest.mark.parametrize('label', ['DRNet', 'SBNet', 'LASNet', 'SFSI', 'LCCL'])
 def test_threads_do_not_disturb_each_other(label):
     net, x = varied(DYNAMIC[label])
     dynamic.set_execution(net, 'sparse')

@@ -69,7 +69,7 @@ def test_another_network_teaches_every_exit(tmp_path):
     run = run_with(tmp_path)
     run.model = MODELS.build(EXITS)
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-    hook = DistillationHook(TEACHER, temperature=2.0, alpha=0.25)
+    hook = DistillationHook(temperature=2.0, alpha=0.25, teacher=TEACHER)
     hook.before_train(run)
     run.model.eval()  # BatchNorm keeps its statistics
     losses = hook._mix({**run.model.losses(images, labels), 'loss_budget': torch.tensor(3.0)})
@@ -81,6 +81,8 @@ def test_another_network_teaches_every_exit(tmp_path):
     torch.testing.assert_close(losses.pop('loss_distill'), 0.25 * 4 * divergence)
     wanted = {f'loss_exit{k}': 0.75 * cross_entropy(logits, labels) for k, logits in enumerate(exits)}
     torch.testing.assert_close(losses, wanted)
+    run.model(images)  # a validation
+    assert len(hook._logits) == 3
     hook.after_train(run)
     assert not any(m._forward_hooks for m in run.model.modules())
 
@@ -88,8 +90,18 @@ def test_another_network_teaches_every_exit(tmp_path):
 def test_a_teacher_of_other_inputs_is_refused(tmp_path):
     run = run_with(tmp_path)
     normalise = dict(type='ImgDataPreprocessor', mean=[128] * 3, std=[64] * 3)
-    with pytest.raises(ValueError, match='give both the same data_preprocessor'):
-        DistillationHook({**TEACHER, 'data_preprocessor': normalise}).before_train(run)
+    alike = dict(type='ImgDataPreprocessor', mean=[127] * 3, std=[64] * 3)
+    swapped = dict(type='ImgDataPreprocessor', bgr_to_rgb=True)
+    head = dict(type='LinearClsHead', in_channels=12, num_classes=4)
+    for change, error, message in (
+        (dict(data_preprocessor=normalise), ValueError, 'has data_preprocessor .* the student .*: they see the same'),
+        (dict(data_preprocessor=swapped), ValueError, 'has data_preprocessor'),
+        (dict(data_preprocessor=alike, head=head), ValueError, 'has num_classes 4, the student 3'),
+    ):
+        with pytest.raises(error, match=message):
+            DistillationHook(teacher={**TEACHER, **change}).before_train(run)
+    with pytest.raises(TypeError, match='is a InvertedResidualNet, no ImageClassifier'):
+        DistillationHook(teacher=BACKBONE).before_train(run)
 
 
 def test_networks_with_other_losses_and_checkpoints_without_a_teacher_are_refused(tmp_path):

@@ -49,6 +49,22 @@ def test_without_samples_around_nothing_is_added_and_garbage_is_not_read():
         assert out.isfinite().all() and torch.equal(out[1], residual[1].to(kind))
 
 
+def test_half_precision_stays_finite_without_samples():
+    sampled, on, kernel, residual = (x.half() for x in case(density=0.02))
+    assert add_interpolated(sampled, on, kernel, residual, None).isfinite().all()
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    sampled, on, kernel, residual = case()
+    for wrong in (
+        (sampled, on[:, :, :1], kernel, residual),
+        (sampled, on, kernel[..., :4, :4], residual),
+        (sampled, on, kernel, residual[:, :1]),
+    ):
+        with pytest.raises(ValueError, match='do not fit each other'):
+            add_interpolated(*wrong, None)
+
+
 def test_threads_share_the_lines():
     inputs = case(32)
     want = add_interpolated(*inputs, 'relu')

@@ -112,6 +112,7 @@ def test_a_calibration_is_kept_and_used_again(run, checkpoints, tmp_path, monkey
         (TOY, ['--policy', 'all', '--budget', '0.5'], "policy 'all' has no knob"),
         (TOY, ['--policy', 'fixed'], "policy 'fixed': 'fixed' is followed by which"),
         (TOY, ['--policy', 'all:1'], "policy 'all:1': 'fixed' is followed by which"),
+        (TOY, ['--policy', 'all:x'], "policy 'all:x': 'fixed' is followed by which"),
         (TOY, ['--execution', 'dense', '--budget', '0.5'], "execution 'dense' computes everything: leave --budget out"),
         (TOY, ['--calibration', 'c.json'], 'give --budget as well'),
         (STATIC, ['--budget', '0.5'], 'contains no dynamic module: its only execution is dense, and it has no budget'),

@@ -87,7 +87,9 @@ class CollaborativeGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        ready = None if self.training else self.rows.prepared(block)
+        sparse = self.execution == 'sparse'
+        # what is computed whole counts as whole, in masked evaluation, too
+        ready = self.rows.prepared(block) if sparse or (recording() and not self.training) else None
         y, dense, policy = x, 0.0, 0.0
         decided: list[tuple[Tensor, Tensor, float]] = []  # scores, what is on, multiply-adds saved where it is not
         for i, unit in enumerate(block.units()):
@@ -106,7 +108,7 @@ class CollaborativeGate(DynamicModule):
             policy += float(layer.conv.weight.numel() * on.shape[2] * on.shape[3])  # type: ignore[union-attr, operator]
             whole = ready is not None and _reaches(on, ready.limit(i, (y.shape[2], y.shape[3])))
             decided.append((scores, on, 0.0 if whole else a_position))
-            if ready is None or self.execution == 'masked':
+            if ready is None or not sparse:
                 y = unit.run(y) * factor
             else:
                 y = self._computed(ready, i, y, None if whole else on).mul_(factor)

@@ -20,7 +20,7 @@ from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of
-from eff_plugins.ops.interpolate import LEAST, add_interpolated
+from eff_plugins.ops.interpolate import add_interpolated, clamped
 from eff_plugins.ops.rows import ACTIVATIONS
 
 # Share of a neighbour's weight below which sums of weights count as that much for gradients: a sample more next to a position
@@ -93,7 +93,7 @@ class InterpolatingGate(DynamicModule):
         kernel = self.kernel()
         half = kernel.shape[-1] // 2
         weight = F.conv2d(on, kernel, padding=half)
-        share = (1 - on) / weight.clamp(min=LEAST)
+        share = (1 - on) / clamped(weight)
         sampled = block.masked_branch(x) * on
         channels = sampled.shape[1]
         around = F.conv2d(sampled, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)

@@ -28,7 +28,7 @@ inline void combine(const Tap* taps, int64_t count, const float* residual, float
     for (int j = 0; j < N; j++) store(out + c + j * LANES, activate(sum[j], activation));
 }
 
-// The samples that position (y, z) of a picture is made of; `left` and `top` of the window are half a side away.
+// The samples that position (y, z) of a picture is made of, their weights adding up to 1; returns how many.
 int64_t find(const float* on, const float* sampled, const float* kernel, const int64_t* sizes, int64_t y, int64_t z, Tap* taps) {
     const int64_t height = sizes[1], width = sizes[2], channels = sizes[3], window = sizes[4], half = window / 2;
     if (on[y * width + z] > 0) {
@@ -53,7 +53,7 @@ int64_t find(const float* on, const float* sampled, const float* kernel, const i
 extern "C" {
 
 // sampled, residual and out are (B, H, W, C), on is (B, H, W), `sizes` holds B, H, W, C, the odd side of the window that
-// `kernel` has the weights of, and the activation. `out` may be `residual`.
+// `kernel` has the weights of, and the activation.
 void JOIN(interpolate, ISA)(const float* sampled, const float* on, const float* kernel, const int64_t* sizes,
                             const float* residual, float* out) {
     const int64_t height = sizes[1], width = sizes[2], channels = sizes[3], lines = sizes[0] * height;
