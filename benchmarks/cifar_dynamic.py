@@ -93,6 +93,11 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
     kept = args.kept / f'{name}.json'
     if kept.exists():
         found = json.loads(kept.read_text())
+        options = found.pop('options')
+        if policy != 'all' and options != args.cfg_options:
+            raise ValueError(
+                f'{kept} was trained with --cfg-options {options}, not {args.cfg_options}: give another --kept'
+            )
         if missing := [b for b in args.budgets if policy != 'all' and str(b) not in found]:
             raise ValueError(f'{kept} holds no budget {missing[0]}: remove it, or give another --kept, to train anew')
         return {float(b): (np.array(list(r['right'])) == '1', r['share'], r['density']) for b, r in found.items()}
@@ -117,7 +122,7 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
         results[budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
     kept.parent.mkdir(parents=True, exist_ok=True)
     rows = {b: dict(share=s, density=d, right=''.join('01'[x] for x in r.tolist())) for b, (r, s, d) in results.items()}
-    kept.write_text(json.dumps(rows, indent=1))
+    kept.write_text(json.dumps({'options': args.cfg_options, **rows}, indent=1))
     return results
 
 
@@ -134,7 +139,7 @@ def main() -> None:
         type=Path,
         default=Path('work_dirs/cifar_dynamic'),
         metavar='DIR',
-        help='results of finished trainings; another one for other --cfg-options',
+        help='results of finished trainings, which are not trained again; another one for other --cfg-options',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     parser.add_argument('--out', type=Path, metavar='CSV')
