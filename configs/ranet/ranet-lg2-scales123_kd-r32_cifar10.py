@@ -1,5 +1,4 @@
-# The paper's smaller CIFAR network, each exit taught by the published ResNet-32: 3600 pictures alone teach the exits too little
-# to differ.
+# The paper's smaller CIFAR network, each exit taught by the published ResNet-32.
 _base_ = [
     '../_base_/models/resnet32_cifar10.py',
     '../_base_/datasets/cifar10_32px.py',
