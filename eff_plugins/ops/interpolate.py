@@ -23,6 +23,19 @@ def clamped(weight: Tensor) -> Tensor:
     return weight.clamp(min=max(1e-12, torch.finfo(weight.dtype).tiny))
 
 
+def around(sampled: Tensor, on: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sums of the samples around each position (B, C, H, W), and of the weights (B, 1, H, W).
+
+    Args:
+        sampled: (B, C, H, W), 0 where ``on`` is 0.
+        on: (B, 1, H, W) in {0, 1}.
+        kernel: (1, 1, k, k) weights, k odd.
+    """
+    channels, half = sampled.shape[1], kernel.shape[-1] // 2
+    sums = F.conv2d(sampled, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
+    return sums, F.conv2d(on, kernel, padding=half)
+
+
 def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None) -> Tensor:
     """``act(residual + filled)``; where ``on`` is 0 ``filled`` is the mean of the samples around, weighted by ``kernel``.
 
@@ -61,11 +74,9 @@ def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tens
 
 
 def _reference(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None) -> Tensor:
-    channels, half = sampled.shape[1], kernel.shape[-1] // 2
     there = torch.where(on > 0, sampled, 0.0)
-    around = F.conv2d(there, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
-    filled = there + around * ((1 - on) / clamped(F.conv2d(on, kernel, padding=half)))
-    return ACTIVATIONS[act](residual + filled)
+    sums, weight = around(there, on, kernel)
+    return ACTIVATIONS[act](residual + (there + sums * ((1 - on) / clamped(weight))))
 
 
 def _execute(
@@ -94,8 +105,15 @@ register_in_place(
 
 
 @register_flop_formula(torch.ops.eff_plugins.add_interpolated)
-def _flops(sampled: torch.Size, on: torch.Size, kernel: torch.Size, *rest: object, **_: object) -> int:
+def _flops(
+    sampled: torch.Size,
+    on: torch.Size,
+    kernel: torch.Size,
+    residual: torch.Size,
+    act: str | None,
+    missing: int,
+    out: torch.Size,
+    **_: object,
+) -> int:
     """As the two convolutions of plain torch, the one over the samples at the missing positions alone."""
-    missing = rest[2]
-    assert isinstance(missing, int)
     return 2 * kernel.numel() * (missing * sampled[1] + on.numel())

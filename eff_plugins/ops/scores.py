@@ -48,7 +48,7 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, 
         stride: Of the convolution.
     """
     kernel = weight.shape[-1]
-    if _native(x, weight, bias, *(() if pooled is None else (pooled,))) is None:
+    if _native(x, weight, pooled, bias) is None:
         if pooled is None:
             return F.conv2d(x, weight, bias, stride, kernel // 2)
         return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
@@ -60,7 +60,7 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, 
     return out
 
 
-def _native(x: Tensor, *weights: Tensor) -> Kernels | None:
+def _native(x: Tensor, *weights: Tensor | None) -> Kernels | None:
     return kernels_for(x, *weights) if x.is_contiguous(memory_format=torch.channels_last) else None
 
 

@@ -6,7 +6,6 @@ Written from the paper.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import DynamicModule, MacsOf
@@ -20,7 +19,7 @@ from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.models.spatial.lasnet import stride_of
-from eff_plugins.ops.interpolate import add_interpolated, clamped
+from eff_plugins.ops.interpolate import add_interpolated, around, clamped
 from eff_plugins.ops.rows import ACTIVATIONS
 
 # Share of a neighbour's weight below which sums of weights count as that much for gradients: a sample more next to a position
@@ -90,18 +89,13 @@ class InterpolatingGate(DynamicModule):
         return y
 
     def _masked(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        kernel = self.kernel()
-        half = kernel.shape[-1] // 2
-        weight = F.conv2d(on, kernel, padding=half)
-        share = (1 - on) / clamped(weight)
-        sampled = block.masked_branch(x) * on
-        channels = sampled.shape[1]
-        around = F.conv2d(sampled, kernel.expand(channels, -1, -1, -1), None, 1, half, 1, channels)
-        filled = around * share
+        kernel, sampled = self.kernel(), block.masked_branch(x) * on
+        sums, weight = around(sampled, on, kernel)
+        filled = sums * ((1 - on) / clamped(weight))
         if torch.is_grad_enabled():
             # the nearest positions have the largest weight
             filled = straight_through(
-                filled, around * ((1 - on) / torch.maximum(weight, _STEADY * kernel.amax().detach()))
+                filled, sums * ((1 - on) / torch.maximum(weight, _STEADY * kernel.amax().detach()))
             )
         return block.merge(block.run_shortcut(x), sampled + filled)
 
@@ -114,7 +108,7 @@ class InterpolatingGate(DynamicModule):
         act = act_name(block.act)
         fused = act if act in ACTIVATIONS else None
         y = add_interpolated(sampled, on, self.kernel(), shortcut, fused)
-        return y if act == fused or block.act is None else block.act(y)
+        return y if act == fused else block.act(y)  # type: ignore[misc]  # one that no kernel fuses
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
         """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
