@@ -1,9 +1,9 @@
-"""Time SegBlocks against its plain backbone, equally prepared, and write one row a network, size and density.
+"""Time SegBlocks or SBNet against its plain backbone, equally prepared; one row a network, size and density.
 
 Both have the same weights: BatchNorm folded, channels-last, weights packed, activations and sums fused. They are timed in
-turn on one thread. Decisions are synthetic: as many random blocks in full resolution as the density says, other ones in each
-round; the policy's own time is included. ``realised_saving`` is the share of time that is saved over the share of
-multiply-adds that is saved.
+turn on one thread. Decisions are synthetic: as many random blocks in full resolution (with SBNet: computed) as the density
+says, other ones in each round; the policy's own time is included. ``realised_saving`` is the share of time that is saved over
+the share of multiply-adds that is saved, where any are.
 
     OMP_NUM_THREADS=1 python benchmarks/segblocks_speed.py --out benchmarks/results/segblocks_speed.csv
 """
@@ -27,20 +27,23 @@ from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.engine.runs import friendly, table
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
 from eff_plugins.models.image.resnet import ResNet
+from eff_plugins.models.spatial.sbnet import SBNet
 from eff_plugins.models.spatial.segblocks import SegBlocks
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import device_name, paired_ratio, threads, time_interleaved
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     'resnet18': lambda: ResNet(18),
+    'resnet50': lambda: ResNet(50),
     'efficientnet_lite0': lambda: InvertedResidualNet('efficientnet_lite0'),
 }
+KINDS = {'segblocks': SegBlocks, 'sbnet': SBNet}
 
 
 class AtDensity:
     """The network with another synthetic decision at each call."""
 
-    def __init__(self, network: SegBlocks, x: Tensor, density: float) -> None:
+    def __init__(self, network: SegBlocks | SBNet, x: Tensor, density: float) -> None:
         self.network, self.x, self.density = network, x, density
         self.seed = 0
 
@@ -56,7 +59,7 @@ def measure(name: str, size: tuple[int, int], args: argparse.Namespace) -> list[
     """A row for each density."""
     torch.manual_seed(0)
     static = NETWORKS[name]().eval()
-    network: Any = SegBlocks(copy.deepcopy(static), block_size=args.block_size).eval()
+    network: Any = KINDS[args.kind](copy.deepcopy(static), block_size=args.block_size).eval()
     how = Preparation(prepack=True)
     static, network = prepare(static, how), prepare(network, how)
     x = how.inputs(torch.randn(args.batch_size, 3, *size))
@@ -77,7 +80,7 @@ def measure(name: str, size: tuple[int, int], args: argparse.Namespace) -> list[
         ratio, share = paired_ratio(times[str(density)], times['dense']), sum(shares) / len(shares)
         rows.append(
             dict(
-                model=f'segblocks-{args.block_size}_{name}',
+                model=f'{args.kind}-{args.block_size}_{name}',
                 execution='sparse',
                 policy='synthetic',
                 budget=round(share, 4),
@@ -95,7 +98,7 @@ def measure(name: str, size: tuple[int, int], args: argparse.Namespace) -> list[
                 ratio=round(ratio.median, 4),
                 ratio_low=round(ratio.low, 4),
                 ratio_high=round(ratio.high, 4),
-                realised_saving=round((1 - ratio.median) / (1 - share), 3),
+                realised_saving=round((1 - ratio.median) / (1 - share), 3) if share < 1 else '',
                 density=round(sum(densities) / len(densities), 3),
                 load_average=round(os.getloadavg()[0], 1),
                 command=f'python {shlex.join(sys.argv)}',
@@ -115,7 +118,8 @@ def size_of(text: str) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument('--kind', default='segblocks', choices=list(KINDS))
+    parser.add_argument('--networks', nargs='+', default=['resnet18', 'efficientnet_lite0'], choices=list(NETWORKS))
     parser.add_argument('--sizes', type=size_of, nargs='+', default=[(360, 480), (512, 1024)], metavar='HxW')
     parser.add_argument('--densities', type=float, nargs='+', default=[0.3, 0.5, 0.7])
     parser.add_argument('--block-size', type=int, default=128)

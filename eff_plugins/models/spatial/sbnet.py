@@ -16,11 +16,14 @@ from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.rows import norm_fault
+from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, norm_fault
 from eff_plugins.dynamic.skip import Branch
+from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host
 from eff_plugins.ops.blocks import BlockGrid, active_blocks, gather_blocks, pair, scatter_blocks
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
+from eff_plugins.ops.native import kernels_for
+from eff_plugins.ops.plan import spread
 from eff_plugins.registry import MODELS
 
 
@@ -117,13 +120,18 @@ def _reach(kernel: Any, dilation: Any) -> tuple[int, int]:
 class BlockGate(DynamicModule):
     """Computes the branch of a residual block in the chosen blocks of its map; elsewhere the shortcut stands alone.
 
+    The native kernels compute the blocks where they lie, and what two of them share once. Where they do not serve, and for
+    branches that they do not take, blocks are gathered, computed with a halo each, and scattered.
+
     Args:
         shared: Where the network leaves its decisions.
+        block: The block that this gate will run; it is not kept.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, block: ResidualBlock) -> None:
         super().__init__()
         self.shared = shared
+        self.rows = RowExecutor() if computes_rows(block) else None
         self._macs_of = MacsOf()
 
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
@@ -132,22 +140,32 @@ class BlockGate(DynamicModule):
         on = self.shared.on
         if self.execution == 'dense' or on is None:
             return block.run(x)
-        grid = self.shared.grid(*x.shape[2:])
-        reaches = [_reach(unit.conv.kernel_size, unit.conv.dilation) for unit in block.units()]  # type: ignore[arg-type]
-        halo = (sum(high for high, _ in reaches), sum(wide for _, wide in reaches))
-        dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
-        spent = on.float().flatten(1).sum(1) * _block_macs(block, grid, halo, reaches)
-        whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
+        size = (x.shape[2], x.shape[3])
+        grid = self.shared.grid(*size)
+        whole = False
+        if self.rows is not None and kernels_for(x.detach()) is not None:
+            if recording():
+                sizes = layer_sizes(block.units(), size)
+                executor = None if self.training else self.rows
+                self._report(on, *branch_macs(block, sizes, spread(on, grid.size, size), executor))
+            if self.execution == 'sparse':
+                return self.rows.run(block, x, on, grid.size[0], 0.5)
+        else:
+            dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
+            spent = on.float().flatten(1).sum(1) * _block_macs(block, grid)
+            whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
+            self._report(on, dense, dense + spent - spent.detach() if whole else spent)
+        if self.execution == 'sparse' and not whole:
+            return self._sparse(block, x, on, grid)
+        return block.merge(block.run_shortcut(x), block.masked_branch(x) * spread(on, grid.size, size))
+
+    def _report(self, on: Tensor, dense: float, macs: Tensor) -> None:
         if recording():
-            macs = dense + spent - spent.detach() if whole else spent
             density = on.flatten(1).mean(1)
             emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
-        if self.execution == 'masked' or whole:
-            mask = on.repeat_interleave(grid.size[0], 2).repeat_interleave(grid.size[1], 3)
-            return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask[:, :, : x.shape[2], : x.shape[3]])
-        return self._sparse(block, x, on, grid, halo)
 
-    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid, halo: tuple[int, int]) -> Tensor:
+    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
+        halo = _total(_reaches(block))
         shortcut = block.run_shortcut(x)
         blocks = (on[:, 0] > 0.5).nonzero()
         taken = gather_blocks(x, blocks, grid.with_halo(halo))
@@ -162,13 +180,22 @@ class BlockGate(DynamicModule):
         return out
 
 
-def _block_macs(block: ResidualBlock, grid: BlockGrid, halo: tuple[int, int], reaches: list[tuple[int, int]]) -> float:
+def _reaches(block: ResidualBlock) -> list[tuple[int, int]]:
+    return [_reach(unit.conv.kernel_size, unit.conv.dilation) for unit in block.units()]  # type: ignore[arg-type]
+
+
+def _total(reaches: list[tuple[int, int]]) -> tuple[int, int]:
+    """The halo of a block for layers of such reach."""
+    return sum(high for high, _ in reaches), sum(wide for _, wide in reaches)
+
+
+def _block_macs(block: ResidualBlock, grid: BlockGrid) -> float:
     """Multiply-adds of a block's branch in one block of the grid: each layer computes what later ones read."""
-    total, left = 0.0, halo
-    for unit, reach in zip(block.units(), reaches, strict=True):
-        left = (left[0] - reach[0], left[1] - reach[1])
+    total, reaches = 0.0, _reaches(block)
+    for i, unit in enumerate(block.units()):
+        high, wide = _total(reaches[i + 1 :])
         weight: Any = unit.conv.weight
-        total += weight.numel() * (grid.size[0] + 2 * left[0]) * (grid.size[1] + 2 * left[1])
+        total += weight.numel() * (grid.size[0] + 2 * high) * (grid.size[1] + 2 * wide)
     return total
 
 
@@ -181,9 +208,9 @@ def _plain(block: ResidualBlock) -> bool:
 class SBNet(BaseModule, DynamicModule):
     """A residual backbone whose branches are computed in some blocks of the picture; elsewhere their input passes.
 
-    Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018: active blocks are gathered with the halo that a
-    branch needs, computed by ordinary convolutions, and scattered back. The mask is shared by all branches. It comes from
-    a small network on the picture, trained with ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in
+    Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018. There active blocks are gathered with the halo
+    that a branch needs, computed by ordinary convolutions, and scattered back; :class:`BlockGate` says where that is done
+    here. The mask is shared by all branches. It comes from a small network on the picture, trained with ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in
     the paper, where road maps or a first detector give it.
 
     Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
@@ -220,7 +247,7 @@ class SBNet(BaseModule, DynamicModule):
             for fault in (norm_fault(unit.norm) for unit in block.units()):
                 if fault is not None:
                     raise TypeError(fault)
-            block.dynamic = BlockGate(self.shared)
+            block.dynamic = BlockGate(self.shared, block)
         self.backbone = network
         self.policy = BlockPolicy(block_size, **{'keep': 2.0, **(policy or {})})
         self.decide = Decide()

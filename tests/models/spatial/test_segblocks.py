@@ -24,6 +24,7 @@ STAGES = [
 ]
 BACKBONES = {
     'resnet': lambda: ResNeXt(dict(depths=[2, 1, 2, 1], cardinality=1, width=16), out_indices=(0, 1, 2)),
+    'groups': lambda: ResNeXt(dict(depths=[2, 1, 2, 1], cardinality=2, width=8), out_indices=(0, 1, 2)),
     'symmetric': lambda: InvertedResidualNet(dict(stages=STAGES, stem_channels=8), out_indices=(1, 2, 3)),
     'same padding': lambda: InvertedResidualNet(dict(stages=STAGES, stem_channels=8, padding='same'), (1, 2, 3)),
     'squeeze-excite': lambda: InvertedResidualNet(
@@ -32,7 +33,7 @@ BACKBONES = {
     'channel shuffle': lambda: ShuffleNetV2(out_indices=(1, 2)),
     'average pooling': lambda: ShuffleNetV1(out_indices=(1, 2)),
 }
-PLAIN = ('resnet', 'symmetric')
+PLAIN = ('resnet', 'groups', 'symmetric')
 
 
 def randomised(net, seed=0):
@@ -180,7 +181,8 @@ def test_copies_pickles_keys_and_bfloat16(kind):
 
 @pytest.mark.parametrize('name', PLAIN)
 @pytest.mark.parametrize('block', [32, 64])
-def test_sbnet_computes_residual_branches_in_active_blocks(name, block):
+@pytest.mark.parametrize('instruction_set', [None, 'avx2'], indirect=True)
+def test_sbnet_computes_residual_branches_in_active_blocks(name, block, instruction_set):
     net, static = network(name, SBNet, block_size=block)
     x = pictures(3, (129, 140))
     with torch.no_grad():
