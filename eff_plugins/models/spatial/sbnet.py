@@ -210,8 +210,9 @@ class SBNet(BaseModule, DynamicModule):
 
     Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018. There active blocks are gathered with the halo
     that a branch needs, computed by ordinary convolutions, and scattered back; :class:`BlockGate` says where that is done
-    here. The mask is shared by all branches. It comes from a small network on the picture, trained with ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in
-    the paper, where road maps or a first detector give it.
+    here. The mask is shared by all branches. It comes from a small network on the picture, trained with
+    ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in the paper, where road maps or a first detector
+    give it.
 
     Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
 
