@@ -1,6 +1,6 @@
 """Every config is built, trains one step and is tested, on tiny inputs, through the same runner that the tools use.
 
-A config that only changes another one's backbone is built and trains one step; the rest of it has been run.
+A config that only changes another one's backbone or depth is built and trains one step; the rest of it has been run.
 """
 
 import math
@@ -14,7 +14,7 @@ from eff_plugins.engine.runs import build_runner, load_config
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('*/*.py') if p.parent.name != '_base_')
-SECOND = [name for name in CONFIGS if '_mobilenet' in name]
+SECOND = [name for name in CONFIGS if any(part in name for part in ('_mobilenet', '-r101', '-r56_'))]
 HOSTS = {'mmdet': 'mmdet', 'mmseg': 'mmseg', 'mmaction': 'mmaction', 'mmdet3d': 'mmdet3d'}
 
 
