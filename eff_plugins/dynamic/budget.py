@@ -147,7 +147,7 @@ def calibrate(
         The calibration, which is also kept with the model for ``set_budget``.
 
     Raises:
-        ValueError: No data, no policy, a kind without a knob, or a budget outside (0, 1].
+        ValueError: No data, no policy, a kind without a knob, a knob that changes nothing, or a budget outside (0, 1].
     """
     run = forward or (lambda network, batch: network(batch))
     steps = _alike(model)
@@ -184,6 +184,11 @@ def calibrate(
             step.knob = value
         for module, training in was_training:
             module.training = training
+    if max(curve.values()) - min(curve.values()) < 1e-9:
+        raise ValueError(
+            f'the {kind} policy decides nothing here, so there is nothing to calibrate: are the decisions given from '
+            'outside, as by use_mask(...)?'
+        )
     places = sorted(curve)
     falling = np.minimum.accumulate([curve[place] for place in places])
     mean = float(sum(total * count for total, count in totals) / sum(count for _, count in totals))

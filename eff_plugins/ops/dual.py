@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import mul
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,7 @@ class Level:
 
     fine: Tensor
     coarse: Tensor
-    gathers: dict[tuple[int, Window], Gather] = field(default_factory=dict)
+    gathers: dict[Window, list[Gather]] = field(default_factory=dict)
 
 
 class DualGrid:
@@ -211,6 +212,10 @@ class DualGrid:
         )
         return high, wide
 
+    def _areas(self, level: int) -> list[int]:
+        """Pixels in a block of each group."""
+        return [high * wide for high, wide in (self.block_shape(group, level) for group in self.groups)]
+
     @cached_property
     def sample_counts(self) -> list[Tensor]:
         """(B,) blocks of each sample in each group."""
@@ -218,8 +223,7 @@ class DualGrid:
 
     def pixels(self, level: int) -> Tensor:
         """(B,) pixels that each sample has in the pool at stride ``2 ** level``."""
-        shapes = (self.block_shape(group, level) for group in self.groups)
-        return sum(count * (h * w) for count, (h, w) in zip(self.sample_counts, shapes, strict=True))  # type: ignore[return-value]
+        return sum(map(mul, self.sample_counts, self._areas(level)))  # type: ignore[return-value]
 
     def level(self, level: int) -> Level:
         """The layout at stride ``2 ** level``, computed once."""
@@ -239,8 +243,7 @@ class DualGrid:
         start = 0
         for group in self.groups:
             high, wide = self.block_shape(group, level)
-            places = torch.arange(start, start + len(group.cells) * high * wide, device=device)
-            places = places.view(-1, high, wide)
+            places = torch.arange(start, start + len(group.cells) * high * wide, device=device).view(-1, high, wide)
             start += places.numel()
             sample, i, j = group.cells.unbind(1)
             if group.low:
@@ -256,10 +259,9 @@ class DualGrid:
     def gathers(self, level: int, window: Window) -> list[Gather]:
         """BlockPad's tables for an operator that reads the pool at stride ``2 ** level``: one for each group."""
         layout = self.level(level)
-        for index in range(len(self.groups)):
-            if (index, window) not in layout.gathers:
-                layout.gathers[index, window] = self._gather(index, level, window)
-        return [layout.gathers[index, window] for index in range(len(self.groups))]
+        if window not in layout.gathers:
+            layout.gathers[window] = [self._gather(group, level, window) for group in self.groups]
+        return layout.gathers[window]
 
     def sizes(self, level: int) -> ctypes.Array:
         """The ``Grid`` of native/blocks.cpp."""
@@ -270,19 +272,17 @@ class DualGrid:
         if level not in self._starts:
             starts = torch.empty(self.batch, *self.cells, dtype=torch.int64, device=self._high.device)
             begin = 0
-            for group in self.groups:
-                high, wide = self.block_shape(group, level)
-                end = begin + len(group.cells) * high * wide
+            for group, area in zip(self.groups, self._areas(level), strict=True):
+                end = begin + len(group.cells) * area
                 sample, i, j = group.cells.unbind(1)
-                starts[sample, i, j] = torch.arange(begin, end, high * wide, device=starts.device)
+                starts[sample, i, j] = torch.arange(begin, end, area, device=starts.device)
                 begin = end
             self._starts[level] = starts
         return self._starts[level]
 
     def count(self, level: int) -> int:
         """P, pixels in the pool at stride ``2 ** level``."""
-        shapes = (self.block_shape(group, level) for group in self.groups)
-        return sum(len(group.cells) * h * w for group, (h, w) in zip(self.groups, shapes, strict=True))
+        return sum(len(group.cells) * area for group, area in zip(self.groups, self._areas(level), strict=True))
 
     def codes(self, level: int, window: Window, native: Kernels) -> list[Codes]:
         """What :meth:`gathers` gives, for the native kernels and made by one."""
@@ -311,8 +311,8 @@ class DualGrid:
         )
         return Codes(entries, quads[: 4 * means], (len(cells), *block, *out))
 
-    def _gather(self, index: int, level: int, window: Window) -> Gather:
-        group, layout = self.groups[index], self.level(level)
+    def _gather(self, group: Group, level: int, window: Window) -> Gather:
+        layout = self.level(level)
         entries = self.windows((layout.coarse if group.low else layout.fine)[:, None], group, level, window, _OUTSIDE)
         count, _, high, wide = entries.shape
         rows = entries.flatten()
@@ -365,10 +365,8 @@ class DualGrid:
 
     def owners(self, level: int) -> tuple[Tensor, Tensor]:
         """(P,) sample that each pixel of a pool at stride ``2 ** level`` belongs to, and the pixels that it stands for."""
-        shapes = (self.block_shape(group, level) for group in self.groups)
-        samples = [
-            group.cells[:, 0].repeat_interleave(h * w) for group, (h, w) in zip(self.groups, shapes, strict=True)
-        ]
+        areas = zip(self.groups, self._areas(level), strict=True)
+        samples = [group.cells[:, 0].repeat_interleave(area) for group, area in areas]
         weights = [4.0 if group.low else 1.0 for group in self.groups]
         sizes = torch.tensor([len(part) for part in samples], device=samples[0].device)
         return torch.cat(samples), torch.tensor(weights, device=samples[0].device).repeat_interleave(sizes)

@@ -213,6 +213,8 @@ def test_sbnet_takes_a_mask_and_trains():
     assert stats.entries[0].mask[:, 0].nonzero().tolist() == [[0, 1, 0], [1, 0, 2]]
     with pytest.raises(ValueError, match='the mask is'):
         net(pictures(2, (64, 64)))
+    with pytest.raises(ValueError, match='decides nothing here'):
+        dynamic.calibrate(net, [x])
     net.use_mask(None)
     net.train()
     dynamic.set_execution(net, 'masked')
