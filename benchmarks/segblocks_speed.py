@@ -37,6 +37,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     'resnet50': lambda: ResNet(50),
     'efficientnet_lite0': lambda: InvertedResidualNet('efficientnet_lite0'),
 }
+WARMUP = 3
 KINDS = {'segblocks': SegBlocks, 'sbnet': SBNet}
 
 
@@ -66,12 +67,14 @@ def measure(name: str, size: tuple[int, int], args: argparse.Namespace) -> list[
     dynamic.set_policy(dynamic.set_execution(network, 'sparse'), 'random')
     dense = dynamic.network_macs(network, lambda: network(x), args.batch_size)
     calls = {density: AtDensity(network, x, density) for density in args.densities}
+    if args.kind == 'sbnet':
+        dynamic.measure_break_even(network, lambda: network(x))
     functions: dict[str, Callable[[], Any]] = {'dense': lambda: static(x)}
-    times = time_interleaved(functions | {str(d): call for d, call in calls.items()}, args.repeats, warmup=3)
+    times = time_interleaved(functions | {str(d): call for d, call in calls.items()}, args.repeats, warmup=WARMUP)
     rows = []
     for density, call in calls.items():
         shares, densities = [], []
-        call.seed = 0
+        call.seed = WARMUP  # those that were timed
         for _ in range(args.repeats):
             with dynamic.record(network) as stats:
                 call()

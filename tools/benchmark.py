@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
@@ -12,7 +13,7 @@ import eff_plugins  # noqa: F401  (first: its fixes must be in place before a fr
 from eff_plugins.deploy import Preparation
 from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import friendly
-from eff_plugins.profiling.benchmark import Settings, compare, report, write_results
+from eff_plugins.profiling.benchmark import Settings, check_plan, compare, report, write_results
 from eff_plugins.profiling.latency import busy_note
 from eff_plugins.profiling.subjects import Subject, find_subject, split_specs
 from eff_plugins.profiling.variants import Plan
@@ -96,22 +97,28 @@ def main() -> None:
     )
     settings = Settings(tuple(args.batch_size), args.threads, args.size, args.repeats, args.warmup, args.data, how)
     plan = Plan(tuple(args.execution), tuple(args.policy), tuple(args.budgets), args.calibration)
-    results = []
+    pairs = []
     for spec, checkpoint in split_specs(args.models):
         subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
+        check_plan(subject, plan)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
-        other = find_subject(against, size=args.size) if against else None
+        pairs.append((subject, find_subject(against, size=args.size) if against else None))
+    if args.out:  # where it cannot be, this is the time to say so
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+    extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
+    extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
+    extra['command'] = f'python {shlex.join(sys.argv)}'
+    results = []
+    for subject, other in pairs:
         own = replace(settings, how=replace(how, prepack=prepacks(args, subject)))
         results += compare(subject, other, own, plan)
+        files = write_results(results, args.out, extra) if args.out else []
         for note in dict.fromkeys((*subject.notes, *(other.notes if other else ()))):
             print(f'note: {note}')
     print(report(results))
     if how.device == 'cpu' and (note := busy_note(args.threads)):
         print(f'note: {note}')
-    if args.out:
-        extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
-        extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
-        files = write_results(results, args.out, {**extra, 'command': f'python {shlex.join(sys.argv)}'})
+    if files:
         print('wrote ' + ', '.join(map(str, files)))
 
 

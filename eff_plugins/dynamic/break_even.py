@@ -59,6 +59,8 @@ class BreakEven:
             packed: Whether the whole convolution has prepacked weights.
         """
         weight = conv.weight
+        if torch.is_autocast_enabled('cpu'):  # plain torch in another type; what was measured is the weights' own
+            return DEFAULTS['torch']
         native = weight.dtype == torch.float32 and weight.device.type == 'cpu' and kernels() is not None
         return self._known.get(key_of(conv, size, packed), DEFAULTS['native' if native else 'torch'])
 

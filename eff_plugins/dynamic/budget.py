@@ -102,11 +102,11 @@ def check_share(budget: float) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of names, granularity, shapes and values of the dynamic modules, whatever wraps the model."""
+    """Hash of names, settings, shapes and values of the dynamic modules, whatever wraps the model."""
     digest = hashlib.sha256()
     for name, module in dynamic_modules(model):
         name = '.'.join(part for part in name.split('.') if part not in ('_orig_mod', 'module'))
-        digest.update(f'{name}:{type(module).__name__}:{getattr(module, "patch", "")}'.encode())
+        digest.update(f'{name}:{type(module).__name__}:{module.settings()}'.encode())
         for key, value in module.state_dict().items():
             digest.update(f'{name}.{key}{tuple(value.shape)}'.encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

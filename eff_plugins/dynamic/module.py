@@ -30,6 +30,10 @@ class DynamicModule(nn.Module):
         super().__init__(*args, **kwargs)  # of a host class that follows it
         self.execution = 'masked'
 
+    def settings(self) -> tuple:
+        """What decides, apart from weights, how much a decision of this module is worth: part of a calibration's identity."""
+        return ()
+
     def check_execution(self) -> None:
         """Called by ``forward``: sparse execution has no gradient for what it leaves out.
 
@@ -139,7 +143,7 @@ class MacsOf:
                 parameter = next(module.parameters(), torch.empty(0))
                 try:
                     self._known[size] = _count(module, size, parameter.dtype, torch.device('meta'))
-                except NotImplementedError:  # an operator without shapes alone, such as mmcv's deformable convolution
+                except RuntimeError:  # an operator without shapes alone, such as mmcv's deformable convolution
                     self._known[size] = _count(module, size, parameter.dtype, parameter.device)
         return self._known[size]
 

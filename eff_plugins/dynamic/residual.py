@@ -129,6 +129,18 @@ class ResidualBlock(nn.Module):
         # a module that works in place must not touch x
         return self.act(shortcut.clone() if shortcut is x else shortcut)
 
+    def decide_by(self, gate: nn.Module) -> None:
+        """Let ``gate`` compute the block in its stead.
+
+        Raises:
+            ValueError: The block has one.
+        """
+        if self.dynamic is not None:
+            raise ValueError(
+                f'{type(self.dynamic).__name__} decides for this block already: a network hosts one spatial method'
+            )
+        self.dynamic = gate
+
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x) if self.dynamic is None else self.dynamic(self, x)
 

@@ -157,5 +157,5 @@ def skip_layers(model: Model, keep_first: int = 0) -> Model:
             'one to skip'
         )
     for block in blocks[keep_first:]:
-        block.dynamic = LayerGate(input_channels(block), block)
+        block.decide_by(LayerGate(input_channels(block), block))
     return model

@@ -40,6 +40,9 @@ class SpatialGate(DynamicModule):
         self.rows = RowExecutor()
         self._sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
+    def settings(self) -> tuple:
+        return (self.patch,)
+
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
         """The block's output for its input ``x`` (B, C, H, W).
 

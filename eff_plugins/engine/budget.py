@@ -121,7 +121,10 @@ class BudgetHook(Hook):
         """The budget's losses of the forward pass at hand; logs what it spent."""
         stats = self._stats
         if stats is None or not stats.entries:
-            raise ValueError('BudgetHook: no dynamic module of the model was called in this training iteration')
+            raise ValueError(
+                'BudgetHook: no dynamic module of the model decided anything in this training iteration; networks with exits '
+                'are trained without a budget, and calibrated to one'
+            )
         network = self._network_macs[self._size]
         densities = list(stats.densities().values())
         avoidable = sum((entry.dense_macs - entry.floor_macs) * len(entry.macs) for entry in stats.entries)

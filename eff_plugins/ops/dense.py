@@ -92,6 +92,7 @@ class PackedConv2d(nn.Conv2d):
         return (
             x.device.type == 'cpu'
             and x.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled('cpu')
             and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
             and torch.backends.mkldnn.is_available()
             and isinstance(self.padding, tuple)
@@ -100,14 +101,15 @@ class PackedConv2d(nn.Conv2d):
     def _pack(self, x: Tensor) -> Tensor:
         version = 0 if self.weight.is_inference() else self.weight._version
         key = (*x.shape, self.weight.data_ptr(), version)
-        if key not in self._packed:
-            if len(self._packed) >= _KEPT:
-                del self._packed[next(iter(self._packed))]  # the oldest
+        packed = self._packed.get(key)
+        if packed is None:
+            for old in list(self._packed)[: 1 - _KEPT]:  # another thread may be at it, too
+                self._packed.pop(old, None)
             weight = self.weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
-            self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            packed = self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 weight, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
             )
-        return self._packed[key]
+        return packed
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': {}}  # opaque to a copy, which packs its own

@@ -294,8 +294,8 @@ class DualGrid:
         sizes, starts, cells = self.sizes(level), self.starts(level), group.cells.contiguous()
         out = self.block_shape(group, level + window.stride.bit_length() - 1)
         block, before = window.reads(*out), window.before(self.map_size(level, group.low))
-        entries = torch.empty(len(cells) * block[0] * block[1], dtype=torch.int32)
-        quads = torch.empty(4 * len(entries) if group.low else 0, dtype=torch.int32)
+        entries = cells.new_empty(len(cells) * block[0] * block[1], dtype=torch.int32)
+        quads = entries.new_empty(4 * len(entries) if group.low else 0)
         means = native.block_codes(
             ctypes.addressof(sizes),
             self._high.data_ptr(),

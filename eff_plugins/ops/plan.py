@@ -81,7 +81,7 @@ def _native_plan(
     cells = chosen.contiguous()  # has to live as long as the kernel reads it
     layers = len(chain.convs)
     places = [batch * height * width for height, width in sizes[1:]]
-    rows = torch.empty(sum(places), dtype=torch.int32)
+    rows = torch.empty(sum(places), dtype=torch.int32, device='cpu')
     counts = (c_int64 * layers)()
     native.plan_rows(
         cells.data_ptr(),
@@ -109,7 +109,7 @@ def other_rows(rows: Tensor, total: int) -> Tensor:
         listed = torch.zeros(total, dtype=torch.bool, device=rows.device)
         listed[rows.long()] = True
         return (~listed).nonzero().flatten().int()
-    others = torch.empty(total, dtype=torch.int32)
+    others = rows.new_empty(total)
     return others[: native.other_rows(rows.data_ptr(), rows.numel(), total, others.data_ptr())]
 
 

@@ -105,7 +105,7 @@ class RowConv:
                 flat = self.weight.detach().float().permute(0, 2, 3, 1).flatten(1)  # (N, taps * C)
                 flat = F.pad(flat, (0, 0, 0, padding))
                 weight = flat.view(-1, columns, flat.shape[1]).transpose(1, 2).contiguous()
-            self._packed[native.name] = (weight, bias, torch.zeros(self.channels))
+            self._packed[native.name] = (weight, bias, bias.new_zeros(self.channels))
         return self._packed[native.name]
 
 
@@ -213,12 +213,12 @@ def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None) -> 
             value = (taken * conv.weight[:, 0].flatten(1).t()).sum(1) + conv.bias
     if residual is not None:
         value = value + residual.permute(0, 2, 3, 1).reshape(-1, value.shape[1]).index_select(0, rows)
-    return ACTIVATIONS[conv.act](value).to(x.dtype)  # autocast multiplies in another type
+    return ACTIVATIONS[conv.act](value)
 
 
 def _reference(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None) -> Tensor:
     """Out of place, differentiable."""
-    value = _values(x, conv, rows, residual)
+    value = _values(x, conv, rows, residual).to(out.dtype)
     batch, count, height, width = out.shape
     flat = out.permute(0, 2, 3, 1).reshape(-1, count).index_copy(0, rows.long(), value)
     return flat.view(batch, height, width, count).permute(0, 3, 1, 2)
@@ -246,7 +246,8 @@ def _execute(
         return
     high, wide = out.shape[2:]
     column, line = rows.long() % wide, rows.long() // wide
-    out[line // high, :, line % high, column] = _values(x, conv, rows, residual)
+    # autocast multiplies in another type, and a layer computed whole leaves it so
+    out[line // high, :, line % high, column] = _values(x, conv, rows, residual).to(out.dtype)
 
 
 def _call_native(

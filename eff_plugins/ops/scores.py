@@ -29,7 +29,7 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
             x = F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False)
         return F.conv2d(x, weight.view(1, -1, 1, 1), bias)
     batch, _, height, width = x.shape
-    out = torch.empty(batch, 1, -(-height // patch), -(-width // patch))
+    out = x.new_empty(batch, 1, -(-height // patch), -(-width // patch))
     if torch._C._len_torch_dispatch_stack():  # somebody counts
         torch.ops.eff_plugins.patch_scores(x, weight, bias, patch, out)
     else:
@@ -52,7 +52,7 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, 
         if pooled is None:
             return F.conv2d(x, weight, bias, stride, kernel // 2)
         return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
-    out = torch.empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
+    out = x.new_empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
     if torch._C._len_torch_dispatch_stack():
         torch.ops.eff_plugins.conv_scores(x, weight, pooled, bias, stride, out)
     else:

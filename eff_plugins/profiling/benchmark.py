@@ -134,24 +134,30 @@ def compare(subject: Subject, other: Subject | None, settings: Settings, plan: P
     """
     plan = plan or Plan()
     how = settings.how
-    if is_dynamic(subject.model):
-        group: Static | Dynamic = Dynamic(subject, how, plan, settings.size)
-    elif plan.is_plain:
-        group = Static(subject, how)
-    else:
-        raise ValueError(
-            f'{subject.name} contains no dynamic module: its only execution is dense, and it has no budget'
-        )
+    check_plan(subject, plan)
+    dynamic = is_dynamic(subject.model)
+    group = Dynamic(subject, how, plan, settings.size) if dynamic else Static(subject, how)
     groups = [group] if other is None else [group, Static(other, how)]
     results = []
     with threads(settings.threads):
-        for batch_size in settings.batch_sizes:
-            count = min(DISTINCT, settings.repeats)
-            inputs = [g.subject.batches(batch_size, settings.size, settings.data, count, how) for g in groups]
+        most = min(DISTINCT, settings.repeats)
+        data = [  # of all sizes, before anything is timed
+            [g.subject.batches(batch_size, settings.size, settings.data, most, how) for g in groups]
+            for batch_size in settings.batch_sizes
+        ]
+        for batch_size, inputs in zip(settings.batch_sizes, data, strict=True):
             count = min(map(len, inputs))
             found = [c for g, x in zip(groups, inputs, strict=True) for c in g.candidates(x[:count], batch_size)]
             results += _results(found, _time(found, count, settings), other, batch_size, settings)
     return results
+
+
+def check_plan(subject: Subject, plan: Plan) -> None:
+    """Raise ValueError where ``plan`` asks a static network to decide."""
+    if not (plan.is_plain or is_dynamic(subject.model)):
+        raise ValueError(
+            f'{subject.name} contains no dynamic module: its only execution is dense, and it has no budget'
+        )
 
 
 def _time(candidates: list[Candidate], count: int, settings: Settings) -> list[list[Latency]]:

@@ -156,8 +156,11 @@ MOBILE: dict[str, Any] = dict(
 )
 RESNEXT = dict(type='eff_plugins.ResNeXt', arch=dict(depths=(2, 1, 2, 1), cardinality=2, width=8))
 # halos cost little beside large blocks at small strides
-ONE_GROUP = dict(
-    type='eff_plugins.ResNeXt', arch=dict(depths=(3, 2, 1, 1), cardinality=1, width=16), out_indices=(0, 1)
+ONE_GROUP, TWO_GROUPS = (
+    dict(
+        type='eff_plugins.ResNeXt', arch=dict(depths=(3, 2, 1, 1), cardinality=groups, width=width), out_indices=(0, 1)
+    )
+    for groups, width in ((1, 16), (2, 4))
 )
 CAFFE = dict(style='caffe', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 RANET: dict[str, Any] = dict(
@@ -189,6 +192,7 @@ DYNAMIC: dict[str, Case] = {
     'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71)),
     'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE),
     'SBNet': in_blocks('SBNet', ONE_GROUP, 64, (2, 3, 192, 192), (197, 135)),
+    'SBNet on ResNeXt': in_blocks('SBNet', TWO_GROUPS, 64, (2, 3, 192, 192), (197, 135)),
     'SegBlocks': in_blocks('SegBlocks', MOBILE['backbone'], 32, (3, 3, 96, 96), (97, 75)),
     'RANet': Case(RANET, up_to_the_last_exit(RANET), (12, 3, 32, 32), (33, 21), vary=spend_half),
     'EarlyExitClassifier': Case(EXITS, up_to_the_last_exit(EXITS), (12, 3, 32, 32), (33, 21), vary=spend_half),

@@ -9,12 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.budget import fingerprint
 from eff_plugins.dynamic.losses import Situation, budget_loss
 from eff_plugins.dynamic.module import dynamic_modules
 from eff_plugins.dynamic.policies import Decide, random_decisions
 from eff_plugins.dynamic.sampling import Schedule, gumbel_sigmoid, gumbel_softmax
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
 from eff_plugins.models.spatial.lasnet import LASNet, PatchMasker
+from eff_plugins.registry import MODELS
 from eff_plugins.testing.conformance import difference, tensors, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC
 
@@ -273,6 +275,21 @@ def test_a_calibration_is_of_one_granularity_and_knows_wrapped_models():
     with pytest.raises(ValueError, match='of another model'):
         dynamic.set_budget(nets[1], 0.9, calibration)
     dynamic.set_budget(torch.nn.ModuleDict({'module': nets[0]}), 0.9, calibration)
+
+
+@pytest.mark.parametrize(
+    ('label', 'changed'),
+    [
+        ('SBNet', dict(block_size=128)),
+        ('SegBlocks', dict(block_size=64)),
+        ('SFSI', dict(window=3)),
+        ('DRNet', dict(resolutions=(64, 56, 32))),
+    ],
+)
+def test_a_calibration_is_of_one_setting(label, changed):
+    nets = [MODELS.build({**DYNAMIC[label].model, **new}) for new in ({}, changed)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    assert fingerprint(nets[0]) == fingerprint(copy.deepcopy(nets[0])) != fingerprint(nets[1])
 
 
 def test_a_file_that_is_no_calibration_is_named(tmp_path):

@@ -38,6 +38,16 @@ def test_sparse_execution_runs_under_autocast(label):
     assert difference(got, want) < 0.1 and difference(plain, want) < 0.1
 
 
+@pytest.mark.parametrize('label', ['LASNet', 'SBNet', 'SegBlocks'])
+def test_autocast_has_its_type_in_each_execution(label):
+    net, x = varied(DYNAMIC[label])
+    types = set()
+    for mode in ('dense', 'masked', 'sparse'):
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            types.add(tuple(tensor.dtype for tensor in tensors(dynamic.set_execution(net, mode)(x))))
+    assert types == {(torch.bfloat16,) * len(next(iter(types)))}
+
+
 @pytest.mark.parametrize('label', ['SFSI', 'LCCL', 'LCCL on CifarResNet'])
 def test_what_is_left_out_is_alike_under_autocast(label):
     net, x = varied(DYNAMIC[label])

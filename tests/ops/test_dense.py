@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -27,6 +29,26 @@ def test_equals_the_plain_convolution(groups, stride, kernel, act):
     assert count_macs(packed, lambda: packed.fused(x, act, residual.clone()))[''] == dense
     low = copy.deepcopy(packed).bfloat16()(x.bfloat16())  # not packed, still right
     assert (low.float() - packed(x)).abs().max() < 0.1
+
+
+def test_autocast_has_its_type():
+    conv = nn.Conv2d(4, 4, 3).requires_grad_(False)
+    packed, x = PackedConv2d(conv, 'relu'), torch.randn(1, 4, 9, 9)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(packed(x), conv(x).relu()) and packed(x).dtype == torch.bfloat16
+
+
+def test_threads_with_more_sizes_than_are_kept():
+    packed = PackedConv2d(nn.Conv2d(4, 4, 3).requires_grad_(False))
+    pictures = [torch.randn(1, 4, side, side) for side in range(5, 12)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            outs = list(pool.map(packed, pictures * 30))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(out, packed(x)) for out, x in zip(outs, pictures * 30, strict=True))
 
 
 def test_copies_changed_weights_and_gradients():

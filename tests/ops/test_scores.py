@@ -27,6 +27,17 @@ def test_patch_scores(channels, patch):
     torch.testing.assert_close(plain.float(), want, rtol=1e-4, atol=1e-4)
 
 
+def test_the_default_type_of_new_tensors_does_not_matter():
+    x, weight, bias = maps(2, 16, 19, 13), torch.randn(1, 16, 1, 1), torch.randn(1)
+    want = [patch_scores(x, weight, bias, 8), conv_scores(x, weight, None, bias, 1)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [patch_scores(x, weight, bias, 8), conv_scores(x, weight, None, bias, 1)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, want))
+
+
 @pytest.mark.parametrize('channels', [3, 16, 70, 256])
 @pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (1, 1), (5, 1), (5, 2)])
 @pytest.mark.parametrize('size', [(19, 13), (8, 3), (2, 1)])

@@ -119,6 +119,9 @@ class DRNet(DynamicModule, ImageClassifier):
         self.each_weight = each_weight
         self._host_macs, self._predictor_macs = MacsOf(), MacsOf()
 
+    def settings(self) -> tuple:
+        return self.resolutions
+
     def logits(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_classes), each picture's from the resolution chosen for it."""
         self.check_execution()

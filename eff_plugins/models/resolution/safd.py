@@ -96,6 +96,9 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         self._known_costs: dict[tuple[int, int], float] = {}
         self._proposal_macs = 0.0  # counted when it is first asked for
 
+    def settings(self) -> tuple:
+        return self.middle, self.reach
+
     # Training
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Any]:

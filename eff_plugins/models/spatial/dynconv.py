@@ -53,5 +53,5 @@ def DynConv(network: nn.Module) -> nn.Module:
     """
     for blocks, _ in stages_of(network, 1):
         for block in blocks:
-            block.dynamic = SpatialGate(PixelMasker(input_channels(block), stride_of(block)), 1, block)
+            block.decide_by(SpatialGate(PixelMasker(input_channels(block), stride_of(block)), 1, block))
     return network

@@ -64,5 +64,5 @@ def LASNet(network: nn.Module, granularity: int | Sequence[int] | None = None) -
         granularity = GRANULARITY[:count]
     for blocks, patch in stages_of(network, granularity):
         for block in blocks:
-            block.dynamic = SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block)
+            block.decide_by(SpatialGate(PatchMasker(input_channels(block), patch * stride_of(block)), patch, block))
     return network

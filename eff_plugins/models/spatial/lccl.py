@@ -175,5 +175,5 @@ def LCCL(network: nn.Module, kernel: str = 'shared') -> nn.Module:
                 raise ValueError(
                     f"kernel={kernel!r} is cheaper than no convolution of these blocks; use kernel='shared'"
                 )
-            block.dynamic = gate
+            block.decide_by(gate)
     return network

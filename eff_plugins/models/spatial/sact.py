@@ -130,7 +130,7 @@ def SACT(network: nn.Module, epsilon: float = 0.01) -> nn.Module:
     if not stages:
         raise ValueError(f'{type(network).__name__} has no stage of two or more residual blocks: nothing can halt')
     for blocks in stages.values():
-        blocks[0].dynamic = HaltingStage(blocks, epsilon)
+        blocks[0].decide_by(HaltingStage(blocks, epsilon))
         for block in blocks[1:]:
-            block.dynamic = Passed()
+            block.decide_by(Passed())
     return network

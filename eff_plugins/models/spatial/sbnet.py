@@ -16,7 +16,7 @@ from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, norm_fault
+from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite, norm_fault
 from eff_plugins.dynamic.skip import Branch
 from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host
@@ -140,44 +140,50 @@ class BlockGate(DynamicModule):
         on = self.shared.on
         if self.execution == 'dense' or on is None:
             return block.run(x)
+        grid = self.shared.grid(x.shape[2], x.shape[3])
+        # what a training aims at does not depend on the device and type that it runs in
+        if self.rows is not None and (self.training or kernels_for(x.detach()) is not None):
+            return self._at_rows(self.rows, block, x, on, grid)
+        return self._gathered(block, x, on, grid)
+
+    def _at_rows(self, rows: RowExecutor, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
         size = (x.shape[2], x.shape[3])
-        grid = self.shared.grid(*size)
-        whole = False
-        if self.rows is not None and kernels_for(x.detach()) is not None:
-            if recording():
-                sizes = layer_sizes(block.units(), size)
-                executor = None if self.training else self.rows
-                self._report(on, *branch_macs(block, sizes, spread(on, grid.size, size), executor))
-            if self.execution == 'sparse':
-                return self.rows.run(block, x, on, grid.size[0], 0.5)
-        else:
-            dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
-            spent = on.float().flatten(1).sum(1) * _block_macs(block, grid)
-            whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
-            self._report(on, dense, dense + spent - spent.detach() if whole else spent)
-        if self.execution == 'sparse' and not whole:
-            return self._sparse(block, x, on, grid)
-        return block.merge(block.run_shortcut(x), block.masked_branch(x) * spread(on, grid.size, size))
-
-    def _report(self, on: Tensor, dense: float, macs: Tensor) -> None:
         if recording():
-            density = on.flatten(1).mean(1)
-            emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
+            sizes = layer_sizes(block.units(), size)
+            dense, macs = branch_macs(block, sizes, spread(on, grid.size, size), None if self.training else rows)
+            self._report(on, dense, macs)
+        return rows.run(block, x, on, grid.size[0], 0.5) if self.execution == 'sparse' else _masked(block, x, on, grid)
 
-    def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
+    def _gathered(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
+        dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
+        spent = on.float().flatten(1).sum(1) * _block_macs(block, grid)
+        whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
+        if recording():
+            self._report(on, dense, dense + spent - spent.detach() if whole else spent)
+        if self.execution == 'masked' or whole:
+            return _masked(block, x, on, grid)
         halo = _total(_reaches(block))
         shortcut = block.run_shortcut(x)
         blocks = (on[:, 0] > 0.5).nonzero()
         taken = gather_blocks(x, blocks, grid.with_halo(halo))
         kept = gather_blocks(shortcut, blocks, grid)
         out = block.rest(x, shortcut)
-        if out is x and not block.owns_input:
+        if out is x and not may_overwrite(block, x):
             out = x.clone(memory_format=torch.preserve_format)
         if len(blocks):
             with Windows(blocks, grid, halo, (x.shape[2], x.shape[3])):
                 taken = block.run_branch(taken)
             out = scatter_blocks(block.merge(kept, taken), blocks, grid, out)
         return out
+
+    def _report(self, on: Tensor, dense: float, macs: Tensor) -> None:
+        density = on.flatten(1).mean(1)
+        emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
+
+
+def _masked(block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
+    mask = spread(on, grid.size, (x.shape[2], x.shape[3]))
+    return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
 
 
 def _reaches(block: ResidualBlock) -> list[tuple[int, int]]:
@@ -199,14 +205,13 @@ def _block_macs(block: ResidualBlock, grid: BlockGrid) -> float:
     return total
 
 
-def _plain(block: ResidualBlock) -> bool:
-    """Whether a block keeps its map's size and its shortcut is its input."""
+def _keeps_size(block: ResidualBlock) -> bool:
     return all(pair(unit.conv.stride) == (1, 1) for unit in block.units())  # type: ignore[arg-type]
 
 
 @MODELS.register_module()
 class SBNet(BaseModule, DynamicModule):
-    """A residual backbone whose branches are computed in some blocks of the picture; elsewhere their input passes.
+    """A residual backbone whose branches are computed in some blocks of the picture; elsewhere their shortcut passes.
 
     Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018. There active blocks are gathered with the halo
     that a branch needs, computed by ordinary convolutions, and scattered back; :class:`BlockGate` says where that is done
@@ -228,7 +233,7 @@ class SBNet(BaseModule, DynamicModule):
 
     Raises:
         ValueError: ``block_size`` does not fit, or the backbone has no residual block.
-        TypeError: A branch normalises over the whole map.
+        TypeError: A branch normalises over the whole map, or is no chain of plain convolutions.
     """
 
     def __init__(
@@ -240,15 +245,17 @@ class SBNet(BaseModule, DynamicModule):
     ) -> None:
         BaseModule.__init__(self, init_cfg)  # and through it DynamicModule's
         network = build_host(backbone, block_size)
-        found = [block for _, block in residual_blocks(network) if _plain(block)]
+        found = [block for _, block in residual_blocks(network) if _keeps_size(block)]
         if not found:
             raise ValueError(f'{type(network).__name__} has no residual block whose branch may be left out')
         self.shared = Shared(block_size)
         for block in found:
-            for fault in (norm_fault(unit.norm) for unit in block.units()):
-                if fault is not None:
+            for unit in block.units():
+                if not isinstance(unit.conv, nn.Conv2d):
+                    raise TypeError(f'{type(unit.conv).__name__} in a residual branch reads beyond the halo of a block')
+                if (fault := norm_fault(unit.norm)) is not None:
                     raise TypeError(fault)
-            block.dynamic = BlockGate(self.shared, block)
+            block.decide_by(BlockGate(self.shared, block))
         self.backbone = network
         self.policy = BlockPolicy(block_size, **{'keep': 2.0, **(policy or {})})
         self.decide = Decide()
@@ -258,8 +265,11 @@ class SBNet(BaseModule, DynamicModule):
         self._given: Tensor | None = None
         self._macs_of = MacsOf()
 
+    def settings(self) -> tuple:
+        return (self.shared.block,)
+
     def use_mask(self, mask: Tensor | None) -> None:
-        """Decide by a mask of the picture from now on, or (None) by the policy again.
+        """Decide by a mask of the picture from now on, or (None) by the policy again, which is not asked meanwhile.
 
         Args:
             mask: (B, 1, H, W) or (B, H, W); a block is computed where any of its pixels is above 0.

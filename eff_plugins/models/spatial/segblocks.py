@@ -126,6 +126,9 @@ class SegBlocks(BaseModule, DynamicModule):
         self.size_divisor = network.size_divisor
         self._macs_of, self._policy_macs_of = MacsOf(), MacsOf()
 
+    def settings(self) -> tuple:
+        return (self.block_size,)
+
     def train(self, mode: bool = True) -> SegBlocks:
         forget_packed(self.backbone)  # as RowExecutor does: averaged weights are swapped in before an evaluation
         return super().train(mode)

@@ -72,7 +72,10 @@ class InterpolatingGate(DynamicModule):
         self.decide = Decide()
         self.rows = RowExecutor(summed=False)
         self._policy_macs = MacsOf()
-        self._grids: dict[tuple[int, int], Tensor] = {}
+        self._grid: tuple[tuple[int, int], Tensor] | None = None
+
+    def settings(self) -> tuple:
+        return self.kernel.window, self.grid
 
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
         """The block's output for its input ``x`` (B, C, H, W)."""
@@ -112,10 +115,12 @@ class InterpolatingGate(DynamicModule):
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
         """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
-        if size not in self._grids:
-            rows, columns = (torch.arange(n) % self.grid == min(self.grid, n) // 2 for n in size)
-            self._grids[size] = (rows[:, None] & columns)[None, None].float()
-        return self._grids[size]
+        kept = self._grid
+        if kept is None or kept[0] != size:
+            with torch.inference_mode(False):  # a later call may need gradients
+                rows, columns = (torch.arange(n) % self.grid == min(self.grid, n) // 2 for n in size)
+                kept = self._grid = size, (rows[:, None] & columns)[None, None].float()
+        return kept[1]
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         on = on.float()  # half precision cannot count
@@ -160,5 +165,5 @@ def SFSI(network: nn.Module, window: int = 7, grid: int = 11) -> nn.Module:
         raise ValueError(f'grid={grid} must be at least 1, the distance between positions that are always sampled')
     for blocks, _ in stages_of(network, 1):
         for block in blocks:
-            block.dynamic = InterpolatingGate(block, window, grid)
+            block.decide_by(InterpolatingGate(block, window, grid))
     return network

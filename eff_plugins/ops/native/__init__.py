@@ -161,7 +161,12 @@ def kernels(name: str | None = None) -> Kernels | None:
 
 
 def kernels_for(*tensors: Tensor | None) -> Kernels | None:
-    """The kernels where they serve all of ``tensors`` that are given: fp32 on a CPU, no gradient wanted; else None."""
+    """The kernels where they serve all of ``tensors`` that are given: fp32 on a CPU, no gradient wanted; else None.
+
+    Under autocast, which asks for another type, they do not.
+    """
+    if torch.is_autocast_enabled('cpu'):
+        return None
     gradients = torch.is_grad_enabled()
     for t in tensors:  # no generator: this is asked for each layer, in a cold interpreter
         if t is not None and not (t.is_cpu and t.dtype == torch.float32 and not (gradients and t.requires_grad)):

@@ -101,6 +101,7 @@ def test_changed_weights_are_noticed():
         (lambda: LASNet(FUSED), TypeError, r'ends with an activation \(relu6\) before the sum'),
         (lambda: DynConv({**FUSED, 'arch': {**FUSED['arch'], 'act': 'swish'}}), TypeError, 'no kernel computes swish'),
         (lambda: SBNet(dict(type='eff_plugins.ResNet', depth=18, norm_cfg=GN)), TypeError, 'GroupNorm depends'),
+        (lambda: SBNet(LASNet(depth=18)), ValueError, 'SpatialGate decides for this block already'),
         (lambda: LASNet(depth=50, granularity=(8, 4)), ValueError, 'has 2 numbers; ResNet has 4 stages'),
         (
             lambda: LASNet(dict(type='eff_plugins.InvertedResidualNet', arch='efficientnet_lite0')),
@@ -123,6 +124,28 @@ def test_changed_weights_are_noticed():
 def test_what_cannot_be_hosted_is_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize('label', ['LASNet', 'DynConv', 'LayerSkip', 'SACT', 'SFSI', 'LCCL', 'SBNet', 'SegBlocks'])
+def test_training_goes_on_after_inference_mode(label):
+    net, x = network(label)
+    with torch.inference_mode():
+        dynamic.set_execution(net, 'sparse')(x)
+    outs = dynamic.set_execution(net, 'masked').train()(x)
+    sum(y.square().mean() for y in outs).backward()
+
+
+def test_deformable_convolutions_are_counted_where_blocks_are_skipped_and_refused_where_they_are_cut():
+    pytest.importorskip('mmcv.ops')
+    host = dict(depth=50, **SMALL, dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, False, True, True))
+    net, x = LayerSkip(**host).eval(), torch.randn(2, 3, 64, 64)
+    dynamic.set_policy(net, 'none')
+    for execution in ('masked', 'sparse'):
+        with dynamic.record(net) as stats, torch.no_grad():
+            dynamic.set_execution(net, execution)(x)
+        assert min(float(entry.dense_macs) for entry in stats.entries) > 0 and float(stats.saved_macs()) > 0
+    with pytest.raises(TypeError, match='ModulatedDeformConv2dPack|DCNv2'):
+        SBNet(dict(type='eff_plugins.ResNet', **host))
 
 
 @pytest.mark.parametrize('act', ['relu6', 'swish'])
