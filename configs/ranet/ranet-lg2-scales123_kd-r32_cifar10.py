@@ -13,7 +13,6 @@ model = dict(
     backbone=dict(type='RANet', scales=(1, 2, 3), step=2, step_mode='lg'),
     num_classes=10,
 )
-# twenty epochs, so the batches are small; the teacher's loss is a few times that of the labels
-train_dataloader = dict(batch_size=32)
-optim_wrapper = dict(optimizer=dict(lr=0.03))
-train_cfg = dict(max_epochs=20, val_interval=20)
+# the teacher's loss is a few times that of the labels
+optim_wrapper = dict(optimizer=dict(lr=0.05))
+train_cfg = dict(max_epochs=65, val_interval=5)
