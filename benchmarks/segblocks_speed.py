@@ -67,8 +67,7 @@ def measure(name: str, size: tuple[int, int], args: argparse.Namespace) -> list[
     dynamic.set_policy(dynamic.set_execution(network, 'sparse'), 'random')
     dense = dynamic.network_macs(network, lambda: network(x), args.batch_size)
     calls = {density: AtDensity(network, x, density) for density in args.densities}
-    if args.kind == 'sbnet':
-        dynamic.measure_break_even(network, lambda: network(x))
+    dynamic.measure_break_even(network, lambda: network(x))
     functions: dict[str, Callable[[], Any]] = {'dense': lambda: static(x)}
     times = time_interleaved(functions | {str(d): call for d, call in calls.items()}, args.repeats, warmup=WARMUP)
     rows = []

@@ -22,7 +22,7 @@ from eff_plugins.cache import cache_folder
 from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
-from eff_plugins.ops.native import kernels
+from eff_plugins.ops.native import kernels, kernels_for
 from eff_plugins.ops.rows import RowConv, run_rows
 from eff_plugins.profiling.latency import device_name
 
@@ -58,10 +58,7 @@ class BreakEven:
             size: (H, W) of its input.
             packed: Whether the whole convolution has prepacked weights.
         """
-        weight = conv.weight
-        if torch.is_autocast_enabled('cpu'):  # plain torch in another type; what was measured is the weights' own
-            return DEFAULTS['torch']
-        native = weight.dtype == torch.float32 and weight.device.type == 'cpu' and kernels() is not None
+        native = kernels_for(conv.weight) is not None
         return self._known.get(key_of(conv, size, packed), DEFAULTS['native' if native else 'torch'])
 
     def knows(self, conv: RowConv, size: tuple[int, int], packed: bool) -> bool:
@@ -80,7 +77,8 @@ def key_of(conv: RowConv, size: tuple[int, int], packed: bool) -> str:
     """What break-even depends on, apart from the device."""
     count, depth, kh, kw = conv.weight.shape
     form = 'packed' if packed else 'eager'
-    kind = str(conv.weight.dtype).removeprefix('torch.')
+    computed = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else conv.weight.dtype
+    kind = str(computed).removeprefix('torch.')
     spacing = f's{conv.stride[0]}x{conv.stride[1]}-d{conv.dilation[0]}x{conv.dilation[1]}'
     return f'{depth * conv.groups}-{count}-{kh}x{kw}-{spacing}-g{conv.groups}-{size[0]}x{size[1]}-{kind}-{form}'
 

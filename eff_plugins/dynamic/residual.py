@@ -103,6 +103,10 @@ class ResidualBlock(nn.Module):
             return checkpoint(self.run_branch, x, use_reentrant=False)
         return self.run_branch(x)
 
+    def masked(self, x: Tensor, on: Tensor) -> Tensor:
+        """The block in masked execution: its branch multiplied by ``on``, such as (B, 1, H', W') or (B, 1, 1, 1)."""
+        return self.merge(self.run_shortcut(x), self.masked_branch(x) * on)
+
     def run(self, x: Tensor) -> Tensor:
         """The static block."""
         if self.fuses and self.has_shortcut:

@@ -74,7 +74,7 @@ class LayerGate(DynamicModule):
         on = self.decide(scores)
         if recording():
             self._report(block, x, scores, on)
-        return block.merge(block.run_shortcut(x), block.masked_branch(x) * on)
+        return block.masked(x, on)
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
         gate, density = float(x.shape[1]), on.flatten(1).mean(1)

@@ -70,8 +70,7 @@ class SpatialGate(DynamicModule):
         on = self.decide(scores)
         if recording():
             self._report(block, x, sizes, scores, on)
-        mask = spread(on, (self.patch, self.patch), sizes[-1])
-        return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
+        return block.masked(x, spread(on, (self.patch, self.patch), sizes[-1]))
 
     def _report(
         self, block: ResidualBlock, x: Tensor, sizes: list[tuple[int, int]], scores: Tensor, on: Tensor

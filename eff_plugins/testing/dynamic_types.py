@@ -156,12 +156,10 @@ MOBILE: dict[str, Any] = dict(
 )
 RESNEXT = dict(type='eff_plugins.ResNeXt', arch=dict(depths=(2, 1, 2, 1), cardinality=2, width=8))
 # halos cost little beside large blocks at small strides
-ONE_GROUP, TWO_GROUPS = (
-    dict(
-        type='eff_plugins.ResNeXt', arch=dict(depths=(3, 2, 1, 1), cardinality=groups, width=width), out_indices=(0, 1)
-    )
-    for groups, width in ((1, 16), (2, 4))
+ONE_GROUP = dict(
+    type='eff_plugins.ResNeXt', arch=dict(depths=(3, 2, 1, 1), cardinality=1, width=16), out_indices=(0, 1)
 )
+TWO_GROUPS = {**ONE_GROUP, 'arch': dict(depths=(3, 2, 1, 1), cardinality=2, width=4)}
 CAFFE = dict(style='caffe', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 RANET: dict[str, Any] = dict(
     type='eff_plugins.RANet',

@@ -68,7 +68,7 @@ class HaltingStage(DynamicModule):
             left, going = left - weight, on
             masks.append(on)
             if self.execution == 'masked':
-                x = each.merge(each.run_shortcut(x), each.masked_branch(x) * on)
+                x = each.masked(x, on)
             else:
                 x = rows.run(each, x, on, 1)  # type: ignore[operator]
         if recording():

@@ -150,19 +150,22 @@ class BlockGate(DynamicModule):
         size = (x.shape[2], x.shape[3])
         if recording():
             sizes = layer_sizes(block.units(), size)
-            dense, macs = branch_macs(block, sizes, spread(on, grid.size, size), None if self.training else rows)
-            self._report(on, dense, macs)
-        return rows.run(block, x, on, grid.size[0], 0.5) if self.execution == 'sparse' else _masked(block, x, on, grid)
+            mask = spread(on, grid.size, size)
+            self._report(on, *branch_macs(block, sizes, mask, None if self.training else rows))
+        if self.execution == 'sparse':
+            return rows.run(block, x, on, grid.size[0], 0.5)
+        return block.masked(x, spread(on, grid.size, size))
 
     def _gathered(self, block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
-        dense = self._macs_of(Branch(block), tuple(x.shape[1:]))
-        spent = on.float().flatten(1).sum(1) * _block_macs(block, grid)
+        size = (x.shape[2], x.shape[3])
+        dense, reaches = self._macs_of(Branch(block), tuple(x.shape[1:])), _reaches(block)
+        spent = on.float().flatten(1).sum(1) * _block_macs(block, grid, reaches)
         whole = float(spent.detach().sum()) >= dense * len(x)  # halos cost more than the blocks left out
         if recording():
             self._report(on, dense, dense + spent - spent.detach() if whole else spent)
         if self.execution == 'masked' or whole:
-            return _masked(block, x, on, grid)
-        halo = _total(_reaches(block))
+            return block.masked(x, spread(on, grid.size, size))
+        halo = _total(reaches)
         shortcut = block.run_shortcut(x)
         blocks = (on[:, 0] > 0.5).nonzero()
         taken = gather_blocks(x, blocks, grid.with_halo(halo))
@@ -171,7 +174,7 @@ class BlockGate(DynamicModule):
         if out is x and not may_overwrite(block, x):
             out = x.clone(memory_format=torch.preserve_format)
         if len(blocks):
-            with Windows(blocks, grid, halo, (x.shape[2], x.shape[3])):
+            with Windows(blocks, grid, halo, size):
                 taken = block.run_branch(taken)
             out = scatter_blocks(block.merge(kept, taken), blocks, grid, out)
         return out
@@ -179,11 +182,6 @@ class BlockGate(DynamicModule):
     def _report(self, on: Tensor, dense: float, macs: Tensor) -> None:
         density = on.flatten(1).mean(1)
         emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
-
-
-def _masked(block: ResidualBlock, x: Tensor, on: Tensor, grid: BlockGrid) -> Tensor:
-    mask = spread(on, grid.size, (x.shape[2], x.shape[3]))
-    return block.merge(block.run_shortcut(x), block.masked_branch(x) * mask)
 
 
 def _reaches(block: ResidualBlock) -> list[tuple[int, int]]:
@@ -195,9 +193,9 @@ def _total(reaches: list[tuple[int, int]]) -> tuple[int, int]:
     return sum(high for high, _ in reaches), sum(wide for _, wide in reaches)
 
 
-def _block_macs(block: ResidualBlock, grid: BlockGrid) -> float:
+def _block_macs(block: ResidualBlock, grid: BlockGrid, reaches: list[tuple[int, int]]) -> float:
     """Multiply-adds of a block's branch in one block of the grid: each layer computes what later ones read."""
-    total, reaches = 0.0, _reaches(block)
+    total = 0.0
     for i, unit in enumerate(block.units()):
         high, wide = _total(reaches[i + 1 :])
         weight: Any = unit.conv.weight
