@@ -36,7 +36,9 @@ def around(sampled: Tensor, on: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]
     return sums, F.conv2d(on, kernel, padding=half)
 
 
-def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None) -> Tensor:
+def add_interpolated(
+    sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None, in_place: bool = False
+) -> Tensor:
     """``act(residual + filled)``; where ``on`` is 0 ``filled`` is the mean of the samples around, weighted by ``kernel``.
 
     Without a sample in the window it is 0 there.
@@ -47,6 +49,7 @@ def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tens
         kernel: (1, 1, k, k) weights, k odd.
         residual: (B, C, H, W).
         act: A key of ``ACTIVATIONS``.
+        in_place: ``residual`` may be overwritten.
 
     Raises:
         ValueError: Shapes that do not fit.
@@ -64,7 +67,7 @@ def add_interpolated(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tens
     native = kernels_for(*maps, on, kernel)
     if native is None or not all(m.is_contiguous(memory_format=torch.channels_last) for m in maps):
         return _reference(sampled, on, kernel, residual, act)
-    out = torch.empty_like(residual)
+    out = residual if in_place else torch.empty_like(residual)
     if torch._C._len_torch_dispatch_stack():  # somebody counts
         missing = int(on.numel() - on.count_nonzero())
         torch.ops.eff_plugins.add_interpolated(sampled, on, kernel, residual, act, missing, out)

@@ -38,6 +38,8 @@ def test_native_and_plain(act, channels, window, density, size):
     torch.testing.assert_close(add_interpolated(*inputs, act), want)
     torch.testing.assert_close(add_interpolated(*(x.double() for x in inputs), act).float(), want)
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+    torch.testing.assert_close(add_interpolated(*inputs, act, in_place=True), want)
+    assert all(torch.equal(a, b) for a, b in zip(inputs[:3], before[:3], strict=True))
 
 
 def test_without_samples_around_nothing_is_added_and_garbage_is_not_read():

@@ -12,7 +12,7 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, act_name
-from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
+from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes, may_overwrite
 from eff_plugins.dynamic.sampling import straight_through
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import branch_macs
@@ -40,12 +40,12 @@ class Kernel(nn.Module):
         super().__init__()
         self.window = window
         self.inverse_width = nn.Parameter(torch.ones(()))
+        steps = torch.arange(window) - window // 2
+        self.register_buffer('exponent', -(steps[:, None] ** 2 + steps**2)[None, None] / 2, persistent=False)
 
     def forward(self) -> Tensor:
-        steps = torch.arange(self.window, device=self.inverse_width.device) - self.window // 2
-        distance = (steps[:, None] ** 2 + steps**2).to(self.inverse_width.dtype)
         # a position that is interpolated has no sample of its own: 0 there
-        return (torch.exp(-(self.inverse_width**2) * distance / 2) * (distance > 0))[None, None]
+        return torch.exp(self.inverse_width**2 * self.exponent) * (self.exponent < 0)
 
 
 class InterpolatingGate(DynamicModule):
@@ -107,10 +107,12 @@ class InterpolatingGate(DynamicModule):
         if self.rows.watch is None and bool(on.all()):
             return block.run(x)
         sampled = self.rows.branch(block, x, on > 0)
-        shortcut = block.run_shortcut(x).contiguous(memory_format=torch.channels_last)
+        shortcut = block.run_shortcut(x)
+        in_place = shortcut is not x or may_overwrite(block, x)
+        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         act = act_name(block.act)
         fused = act if act in ACTIVATIONS else None
-        y = add_interpolated(sampled, on, self.kernel(), shortcut, fused)
+        y = add_interpolated(sampled, on, self.kernel(), shortcut, fused, in_place)
         return y if act == fused else block.act(y)  # type: ignore[misc]  # one that no kernel fuses
 
     def grid_of(self, size: tuple[int, int]) -> Tensor:
