@@ -152,4 +152,6 @@ def random_decisions(scores: Tensor, density: float) -> Tensor:
     flat = torch.rand(scores.flatten(1).shape, device=scores.device)
     count = torch.floor(density * flat.shape[1] + torch.rand(len(flat), 1, device=scores.device))
     first = torch.arange(flat.shape[1], device=scores.device) < count
-    return torch.zeros_like(flat, dtype=scores.dtype).scatter_(1, flat.argsort(1), first.to(scores.dtype)).view_as(scores)
+    return (
+        torch.zeros_like(flat, dtype=scores.dtype).scatter_(1, flat.argsort(1), first.to(scores.dtype)).view_as(scores)
+    )
