@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -93,8 +95,10 @@ class Decide(Policy):
 
         A subclass that decides otherwise gives its decisions and 0.
         """
-        plain = self.kind == 'learned' and type(self).forward is Decide.forward
-        return (scores, self.threshold) if plain else (self(scores), 0.0)
+        cuts = {'learned': self.threshold, 'all': -inf, 'none': inf}
+        if self.kind not in cuts or type(self).forward is not Decide.forward:
+            return self(scores), 0.0
+        return scores, cuts[self.kind]
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':

@@ -196,6 +196,16 @@ def test_decide_switches_between_training_and_evaluation():
     assert decide(scores).mean() == 1
 
 
+@pytest.mark.parametrize('kind', Decide.KINDS)
+def test_what_kernels_compare_are_the_decisions(kind):
+    decide, scores = Decide().eval(), torch.randn(4, 1, 3, 3)
+    decide.kind, decide.threshold, decide.density = kind, 0.3, 0.5
+    torch.manual_seed(0)
+    values, threshold = decide.cut(scores)
+    torch.manual_seed(0)
+    assert torch.equal((values > threshold).float(), decide(scores))
+
+
 @pytest.mark.parametrize('kind', ['learned', 'random'])
 def test_closing_in_on_a_budget_takes_fewer_passes_than_the_whole_curve(kind):
     net, _ = network()

@@ -72,7 +72,7 @@ class InterpolatingGate(DynamicModule):
         self.decide = Decide()
         self.rows = RowExecutor(summed=False)
         self._policy_macs = MacsOf()
-        self._grid: tuple[tuple[int, int], Tensor] | None = None
+        self._grid: tuple[tuple, Tensor] | None = None
 
     def settings(self) -> tuple:
         return self.kernel.window, self.grid
@@ -83,9 +83,8 @@ class InterpolatingGate(DynamicModule):
         if self.execution == 'dense':
             return block.run(x)
         scores = self.masker(x)
-        grid = self.grid_of((scores.shape[2], scores.shape[3])).to(scores)
-        on = self.decide(scores)
-        on = on + grid * (1 - on)
+        grid = self.grid_of((scores.shape[2], scores.shape[3]), scores.device)
+        on = self.decide(scores).masked_fill(grid, 1.0)
         y = self._masked(block, x, on) if self.execution == 'masked' else self._sparse(block, x, on)
         if recording():
             self._report(block, x, scores, on)
@@ -115,13 +114,13 @@ class InterpolatingGate(DynamicModule):
         y = add_interpolated(sampled, on, self.kernel(), shortcut, fused, in_place)
         return y if act == fused else block.act(y)  # type: ignore[misc]  # one that no kernel fuses
 
-    def grid_of(self, size: tuple[int, int]) -> Tensor:
-        """The positions that are always sampled in a map of ``size``: (1, 1, H, W) in {0, 1}."""
+    def grid_of(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """The positions that are always sampled in a map of ``size``: (1, 1, H, W) bool."""
         kept = self._grid
-        if kept is None or kept[0] != size:
+        if kept is None or kept[0] != (size, device):
             with torch.inference_mode(False):  # a later call may need gradients
-                rows, columns = (torch.arange(n) % self.grid == min(self.grid, n) // 2 for n in size)
-                kept = self._grid = size, (rows[:, None] & columns)[None, None].float()
+                rows, columns = (torch.arange(n, device=device) % self.grid == min(self.grid, n) // 2 for n in size)
+                kept = self._grid = (size, device), (rows[:, None] & columns)[None, None]
         return kept[1]
 
     def _report(self, block: ResidualBlock, x: Tensor, scores: Tensor, on: Tensor) -> None:
