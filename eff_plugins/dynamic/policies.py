@@ -95,10 +95,10 @@ class Decide(Policy):
 
         A subclass that decides otherwise gives its decisions and 0.
         """
-        cuts = {'learned': self.threshold, 'all': -inf, 'none': inf}
-        if self.kind not in cuts or type(self).forward is not Decide.forward:
-            return self(scores), 0.0
-        return scores, cuts[self.kind]
+        if self.kind in ('all', 'none'):
+            return scores, -inf if self.kind == 'all' else inf
+        plain = self.kind == 'learned' and type(self).forward is Decide.forward
+        return (scores, self.threshold) if plain else (self(scores), 0.0)
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':
@@ -142,6 +142,9 @@ class HardDecide(Decide):
             threshold = self.trained if self.training else self.threshold
             return (scores > max(threshold, 0.0)).to(scores.dtype)
         return super().forward(scores)
+
+    def cut(self, scores: Tensor) -> tuple[Tensor, float]:
+        return (scores, max(self.threshold, 0.0)) if self.kind == 'learned' else super().cut(scores)
 
 
 def random_decisions(scores: Tensor, density: float) -> Tensor:

@@ -5,6 +5,8 @@ Written from the paper.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows, layer_sizes
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import run_rows
 from eff_plugins.ops.scores import conv_scores
@@ -87,70 +89,90 @@ class CollaborativeGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        sparse = self.execution == 'sparse'
         # what is computed whole counts as whole, in masked evaluation, too
-        ready = self.rows.prepared(block) if sparse or (recording() and not self.training) else None
-        y, dense, policy = x, 0.0, 0.0
-        decided: list[tuple[Tensor, Tensor, float]] = []  # scores, what is on, multiply-adds saved where it is not
+        ready = None if self.training else self.rows.prepared(block)
+        # a control that switches all on or off stands for the plain convolution, or none
+        plain = self.decide.kind in ('all', 'none')
+        y, decided = x, []
         for i, unit in enumerate(block.units()):
-            a_position = float(unit.conv.weight.numel())  # type: ignore[operator, union-attr]
             if str(i) not in self.layers:
                 y = unit.run(y)
-                dense += a_position * y.shape[2] * y.shape[3]
                 continue
-            layer = self.layers[str(i)]
-            factor = layer(y)
-            scores = factor.amax(1, keepdim=True)
-            on = self.decide(scores)
-            # a control that switches all on or off stands for the plain convolution, or none
-            factor = on if self.decide.kind in ('all', 'none') else factor * on
-            dense += a_position * on.shape[2] * on.shape[3]
-            policy += float(layer.conv.weight.numel() * on.shape[2] * on.shape[3])  # type: ignore[union-attr, operator]
-            whole = ready is not None and _reaches(on, ready.limit(i, (y.shape[2], y.shape[3])))
-            decided.append((scores, on, 0.0 if whole else a_position))
-            if ready is None or not sparse:
-                y = unit.run(y) * factor
+            factor = self.layers[str(i)](y)
+            scores = factor if factor.shape[1] == 1 else factor.amax(1, keepdim=True)
+            if ready is not None and self.execution == 'sparse':
+                values, threshold = self.decide.cut(scores)
+                on = values > threshold
+                y, whole = self._computed(ready, i, y, on, None if plain else factor)
             else:
-                y = self._computed(ready, i, y, None if whole else on).mul_(factor)
+                on = self.decide(scores)
+                whole = ready is not None and _whole(ready, i, y, int(on.count_nonzero()), on.numel())
+                y = unit.run(y) * (on if plain else factor * on)
+            decided.append(_Decided(i, scores, on, whole))
         if recording():
-            self._report(dense, policy, decided)
+            self._report(block, x, decided)
         return block.merge(block.run_shortcut(x), y)
 
     @torch.no_grad()
-    def _computed(self, ready: PreparedBranch, i: int, x: Tensor, on: Tensor | None) -> Tensor:
-        """A fresh map: convolution ``i`` at the positions that are on, zero elsewhere; None: everywhere."""
+    def _computed(
+        self, ready: PreparedBranch, i: int, x: Tensor, on: Tensor, factor: Tensor | None
+    ) -> tuple[Tensor, bool]:
+        """A fresh map: convolution ``i`` times ``factor`` where it is on, zero elsewhere; whether it was computed whole."""
         if self.rows.watch is not None:
             self.rows.watch(ready.watched(i, tuple(x.shape)))
-        if on is None:
-            return ready.units[i].run(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        conv, rows = ready.chain.convs[i], on.flatten().nonzero().flatten().int()
-        shape = (x.shape[0], conv.filters, *on.shape[2:])
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).zero_()
-        return run_rows(x, conv, rows, out) if rows.numel() else out
+        rows = on.flatten().nonzero().flatten().int()
+        whole = _whole(ready, i, x, rows.numel(), on.numel())
+        if whole:
+            out = ready.units[i].run(x)
+            if factor is not None and rows.numel() < on.numel():
+                factor = factor * on
+        else:
+            x = x.contiguous(memory_format=torch.channels_last)
+            shape = (x.shape[0], ready.chain.convs[i].filters, *on.shape[2:])
+            out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).zero_()
+            if rows.numel():
+                run_rows(x, ready.chain.convs[i], rows, out)
+        return (out if factor is None else out.mul_(factor)), whole
 
-    def _report(self, dense: float, policy: float, decided: list[tuple[Tensor, Tensor, float]]) -> None:
-        counts, saved = [], decided[0][1].new_zeros(len(decided[0][1]), dtype=torch.float32)
-        for scores, on, a_position_off in decided:
-            on = on.float()  # half precision cannot count
+    def _report(self, block: ResidualBlock, x: Tensor, decided: list[_Decided]) -> None:
+        units = block.units()
+        sizes = layer_sizes(units, (x.shape[2], x.shape[3]))
+        costs = [float(unit.conv.weight.numel()) for unit in units]  # type: ignore[operator, union-attr]
+        dense = sum(cost * high * wide for cost, (high, wide) in zip(costs, sizes[1:], strict=True))
+        policy, counts, saved = 0.0, [], x.new_zeros(len(x), dtype=torch.float32)
+        for i, scores, chosen, whole in decided:
+            on = chosen.float()  # half precision cannot count
             if self.training:  # what is counted has the gradient of a smooth step, for budget losses
                 step = torch.tanh(scores.float())
                 on = on.detach() + (step - step.detach())
             counts.append(on.flatten(1))
-            saved = saved + a_position_off * (1 - counts[-1]).sum(1)
+            if not whole:
+                saved = saved + costs[i] * (1 - counts[-1]).sum(1)
+            weight = self.layers[str(i)].conv.weight  # type: ignore[union-attr]
+            policy += float(weight.numel() * sizes[i + 1][0] * sizes[i + 1][1])  # type: ignore[operator]
         emit(
             self,
             dense_macs=dense,
             macs=dense - saved + policy,
             policy_macs=policy,
             density=torch.cat(counts, 1).mean(1),
-            mask=decided[-1][1].detach(),
-            scores=torch.cat([scores.detach().flatten(1) for scores, _, _ in decided], 1),
+            mask=decided[-1].on.detach().to(x.dtype),
+            scores=torch.cat([scores.detach().flatten(1) for _, scores, _, _ in decided], 1),
         )
 
 
-def _reaches(on: Tensor, density: float) -> bool:
-    return int(on.count_nonzero()) >= min(density, 1.0) * on.numel()
+class _Decided(NamedTuple):
+    """One convolution's decisions."""
+
+    layer: int
+    scores: Tensor
+    on: Tensor
+    whole: bool
+
+
+def _whole(ready: PreparedBranch, layer: int, x: Tensor, count: int, places: int) -> bool:
+    """Whether a convolution with input ``x`` is computed whole, ``count`` of its output's ``places`` being on."""
+    return 0 < count >= min(ready.limit(layer, (x.shape[2], x.shape[3])), 1.0) * places
 
 
 @hosted

@@ -35,6 +35,7 @@ class Kernel(nn.Module):
     """
 
     is_policy = True
+    exponent: Tensor
 
     def __init__(self, window: int) -> None:
         super().__init__()

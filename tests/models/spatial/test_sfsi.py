@@ -49,7 +49,7 @@ def test_the_grid_is_sampled_even_where_nothing_else_is():
         block(torch.randn(1, 16, 9, 7))
     where = stats.entries[0].mask[0, 0].nonzero().tolist()
     assert where == [[2, 2], [2, 6], [6, 2], [6, 6]]
-    assert block.dynamic.grid_of((1, 3)).sum() == 1
+    assert block.dynamic.grid_of((1, 3), torch.device('cpu')).sum() == 1
 
 
 def test_a_narrow_kernel_has_bounded_gradients():
