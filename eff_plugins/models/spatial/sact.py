@@ -59,12 +59,14 @@ class HaltingStage(DynamicModule):
         for each, halting, rows in zip(blocks, self.halting, self.rows, strict=True):
             score = torch.minimum(torch.sigmoid(halting(x)), left)
             scores.append(left - score)
-            on = self.decide(left - score) * going
+            on = self.decide(scores[-1]) * going
             if self.decide.kind != 'learned':
                 score = left * (1 - on)
-            weight = on * score + (going - on) * left
-            ponder = ponder + on + (going - on) * left
-            out = x * weight if out is None else out + x * weight
+            halted = (going - on) * left
+            weight = on * score + halted
+            if recording():
+                ponder = ponder + on + halted
+            out = x * weight if out is None else add_weighted(out, x, weight)
             left, going = left - weight, on
             masks.append(on)
             if self.execution == 'masked':
@@ -74,7 +76,7 @@ class HaltingStage(DynamicModule):
         if recording():
             self._report(blocks, x, torch.cat(masks, 1), torch.cat(scores, 1), ponder + going * left)
         assert out is not None
-        return out + x * left
+        return add_weighted(out, x, left)
 
     def _report(self, blocks: Sequence[ResidualBlock], x: Tensor, on: Tensor, scores: Tensor, ponder: Tensor) -> None:
         dense, policy = 0.0, 0.0
@@ -95,6 +97,12 @@ class HaltingStage(DynamicModule):
             scores=scores.detach(),
             ponder=ponder.flatten(1).mean(1),
         )
+
+
+def add_weighted(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``out + x * weight``, written over ``out``, which nothing else may read, where no gradient is recorded."""
+    fresh = torch.is_grad_enabled() or not out.dtype == x.dtype == weight.dtype  # autocast: the sum has the wider type
+    return out + x * weight if fresh else out.addcmul_(x, weight)
 
 
 class Passed(nn.Module):
