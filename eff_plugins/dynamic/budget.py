@@ -39,7 +39,7 @@ class Calibration:
             an exit or choice.
         shares: Executed share of the dense network at each, descending.
         network_macs: Mean dense multiply-adds a sample of the data.
-        fingerprint: Of the dynamic modules' weights, so that another model's calibration is noticed.
+        fingerprint: Of the model's weights and settings, so that another model's calibration is noticed.
     """
 
     kind: str
@@ -89,8 +89,11 @@ class Calibration:
         """
         try:
             data = json.loads(Path(path).read_text())
-            knobs = tuple(tuple(knob) if isinstance(knob, list) else knob for knob in data['knobs'])
-            return cls(**{**data, 'knobs': knobs, 'shares': tuple(data['shares'])})
+            knobs, shares = np.array(data['knobs'], float), np.array(data['shares'], float)
+            if shares.ndim != 1 or not 1 < len(shares) == len(knobs) or (np.diff(shares) > 0).any():
+                raise ValueError('it needs a knob for each of two or more shares, which descend')
+            tried = tuple(tuple(knob) if knobs.ndim > 1 else knob for knob in knobs.tolist())
+            return cls(**{**data, 'knobs': tried, 'shares': tuple(shares.tolist())})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is no calibration: {error}') from error
 
@@ -102,15 +105,23 @@ def check_share(budget: float) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of names, settings, shapes and values of the dynamic modules, whatever wraps the model."""
+    """Hash of the model's weights and of its dynamic modules' settings, whatever wraps the model.
+
+    All weights count: what a policy decides depends on the maps that it reads.
+    """
     digest = hashlib.sha256()
     for name, module in dynamic_modules(model):
-        name = '.'.join(part for part in name.split('.') if part not in ('_orig_mod', 'module'))
-        digest.update(f'{name}:{type(module).__name__}:{module.settings()}'.encode())
-        for key, value in module.state_dict().items():
-            digest.update(f'{name}.{key}{tuple(value.shape)}'.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f'{_unwrapped(name)}:{type(module).__name__}:{module.settings()}'.encode())
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f'{_unwrapped(key)}{tuple(value.shape)}'.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _unwrapped(name: str) -> str:
+    """A dotted name without the parts that wrappers add."""
+    return '.'.join(part for part in name.split('.') if part not in ('_orig_mod', 'module'))
 
 
 def network_macs(model: nn.Module, run: Callable[[], Any], samples: int) -> float:
@@ -156,9 +167,9 @@ def calibrate(
     data = list(batches)
     if not data or not any(map(_samples, data)):
         raise ValueError('batches is empty: a calibration needs data')
-    budgets = (budgets,) if isinstance(budgets, (int, float)) else budgets
-    for wanted in budgets:
-        check_share(wanted)
+    wanted = np.atleast_1d(np.asarray(budgets, float)).tolist()
+    for budget in wanted:
+        check_share(budget)
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     curve: dict[float, float] = {}  # place in the list of knobs -> share
@@ -173,11 +184,11 @@ def calibrate(
         with executing(model, 'masked'):
             totals, scores = _survey(model, data, run)
             knobs = steps[0].tried(scores)
-            for place in (0, len(knobs) - 1) if budgets else range(len(knobs)):
+            for place in (0, len(knobs) - 1) if wanted else range(len(knobs)):
                 measure(place)
-            for budget in budgets:
+            for budget in wanted:
                 _close_in(measure, len(knobs) - 1, budget)
-            if not budgets:
+            if not wanted:
                 _fill_in(measure, curve)
     finally:
         for step, value in zip(steps, before, strict=True):

@@ -169,6 +169,9 @@ class EarlyExit(DynamicModule):
         self.policy = ConfidenceExit(exits)
         self._known_costs: dict[tuple[int, ...], _Costs] = {}
 
+    def settings(self) -> tuple:
+        return (self.policy.max_exit,)
+
     def walk(self, x: Tensor, alive: Survivors) -> Iterator[ExitPoint]:
         """From exit to exit, as lazily as it can; between two of them samples may leave ``alive``."""
         raise NotImplementedError

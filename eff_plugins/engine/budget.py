@@ -27,9 +27,11 @@ class BudgetHook(Hook):
 
     The losses join those of the model where mmengine sums them (``parse_losses``), so detectors, segmentors and classifiers
     stay as they are. The dense network's multiply-adds are counted in the forward pass of the first iteration of each
-    input size. Logged a training iteration: ``budget_target`` and ``budget_share`` (of the dense network), ``budget_macs``
-    (expected multiply-adds a sample), ``budget_density`` (mean of the modules), ``budget_temperature``, and of networks that
-    take one of several, such as resolutions, ``budget_choice_<k>`` (share of the samples that took the k-th).
+    input size (of each iteration where the input is no tensor), with all that runs in training, such as auxiliary heads:
+    a test, which leaves these out, finds the same decisions to be another share of a smaller network. Logged a training
+    iteration: ``budget_target`` and ``budget_share`` (of the dense network), ``budget_macs`` (expected multiply-adds a
+    sample), ``budget_density`` (mean of the modules), ``budget_temperature``, and of networks that take one of several, such
+    as resolutions, ``budget_choice_<k>`` (share of the samples that took the k-th).
 
     Args:
         budget: Target share of the whole network's dense multiply-adds, policies included, in (0, 1]; or a
@@ -60,7 +62,7 @@ class BudgetHook(Hook):
             raise ValueError(f'unknown budget loss {", ".join(unknown)}; known: {", ".join(LOSSES)}')
         self.temperature = Schedule(**(temperature or dict(start=5.0, end=0.1)))
         self.slack = Schedule(**(slack or dict(start=0.0, end=1.0, form='cosine', finish=1 / 3)))
-        self._network_macs: dict[tuple[int, ...], float] = {}
+        self._network_macs: dict[tuple[int, ...] | None, float] = {}
         self._undo: list[Callable[[], None]] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -92,11 +94,12 @@ class BudgetHook(Hook):
         self._stats: Stats | None = None
         if not model.training or not torch.is_grad_enabled():
             return
-        self._size = tuple((args[0] if args else kwargs['inputs']).shape[1:])
+        inputs = args[0] if args else kwargs.get('inputs')
+        self._size = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else None
         self._recording = record(model)
         self._stats = self._recording.__enter__()
         self._counter = None
-        if self._size not in self._network_macs:
+        if self._size is None or self._size not in self._network_macs:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
 

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import SequentialSampler, Subset
+from torch.utils.data import ConcatDataset, SequentialSampler, Subset
 
 from eff_plugins.dynamic.budget import Calibration, calibrate, set_budget
 from eff_plugins.dynamic.module import decisions
@@ -37,25 +37,33 @@ def training_batches(cfg: Config, samples: int = SAMPLES, batch_size: int | None
     """
     if cfg.get('train_dataloader') is None:
         raise ValueError('the config has no train_dataloader: a budget is calibrated on a part of the training split')
-    dataset = _innermost(copy.deepcopy(cfg.train_dataloader.dataset))
-    test = _innermost(cfg.test_dataloader.dataset)
-    if dataset.type == test.type and 'pipeline' in test:
-        dataset.pipeline = copy.deepcopy(test.pipeline)
-    built = DATASETS.build(dataset)
-    if hasattr(built, 'full_init'):
-        built.full_init()
-    chosen = np.random.default_rng(0).permutation(len(built))[:samples]
-    part = Subset(built, sorted(map(int, chosen)))
-    options = dict(num_workers=0, persistent_workers=False, dataset=part, sampler=SequentialSampler(part))
-    options['batch_size'] = batch_size or cfg.test_dataloader.get('batch_size', 1)
-    yield from Runner.build_dataloader({**cfg.test_dataloader, **options, 'drop_last': False})
+    test = _innermost(cfg.test_dataloader.dataset)[0]
+    parts = []
+    for dataset in _innermost(copy.deepcopy(cfg.train_dataloader.dataset)):
+        if dataset.type == test.type and 'pipeline' in test:
+            dataset.pipeline = copy.deepcopy(test.pipeline)
+        parts.append(DATASETS.build(dataset))
+        if hasattr(parts[-1], 'full_init'):
+            parts[-1].full_init()
+    whole: ConcatDataset = ConcatDataset(parts)
+    chosen = np.random.default_rng(0).permutation(len(whole))[:samples]
+    part = Subset(whole, sorted(map(int, chosen)))
+    size = batch_size or cfg.test_dataloader.get('batch_size', 1)
+    options = dict(batch_size=size, drop_last=False, dataset=part, sampler=SequentialSampler(part))
+    yield from Runner.build_dataloader(in_process(cfg.test_dataloader) | options)
 
 
-def _innermost(dataset: Any) -> Any:
-    """The config of the data set that reads files, below wrappers that repeat, mix or concatenate."""
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset
+def in_process(dataloader: Any) -> dict[str, Any]:
+    """The config of a data loader that reads in this process, without what workers alone have."""
+    kept = {key: value for key, value in dataloader.items() if key not in ('prefetch_factor', 'timeout')}
+    return {**kept, 'num_workers': 0, 'persistent_workers': False}
+
+
+def _innermost(dataset: Any) -> list[Any]:
+    """The configs of the data sets that read files, below wrappers that repeat, mix or concatenate."""
+    if 'datasets' in dataset:
+        return [inner for part in dataset['datasets'] for inner in _innermost(part)]
+    return _innermost(dataset['dataset']) if 'dataset' in dataset else [dataset]
 
 
 def meet_budget(

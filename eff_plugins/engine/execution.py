@@ -47,6 +47,8 @@ class Operation:
         if self.budget is None:
             if self.calibration is not None:
                 raise ValueError('a calibration serves a budget: give --budget as well')
+            if self.policy == 'random':
+                raise ValueError("policy 'random' spends what a budget tells it to: give --budget as well")
             return
         check_share(self.budget)
         if self.execution == 'dense':

@@ -120,6 +120,7 @@ class ReinforceHook(BudgetHook):
 
     def _policy_loss(self, entry: Entry, values: Tensor, valid: Tensor, spare: float) -> Tensor:
         assert entry.log_prob is not None and entry.mask is not None
+        assert self._size is not None  # blocks are those of pictures, which are tensors
         block = self._modules[entry.name].block_size
         difficulty = block_means(values, valid, (self._size[1], self._size[2]), block)
         return reinforce(entry.log_prob, resolution_advantage(entry.mask, difficulty, spare, self.weight))

@@ -135,11 +135,11 @@ def compare(subject: Subject, other: Subject | None, settings: Settings, plan: P
     plan = plan or Plan()
     how = settings.how
     check_plan(subject, plan)
-    dynamic = is_dynamic(subject.model)
-    group = Dynamic(subject, how, plan, settings.size) if dynamic else Static(subject, how)
-    groups = [group] if other is None else [group, Static(other, how)]
     results = []
     with threads(settings.threads):
+        dynamic = is_dynamic(subject.model)
+        group = Dynamic(subject, how, plan, settings.size) if dynamic else Static(subject, how)
+        groups = [group] if other is None else [group, Static(other, how)]
         most = min(DISTINCT, settings.repeats)
         data = [  # of all sizes, before anything is timed
             [g.subject.batches(batch_size, settings.size, settings.data, most, how) for g in groups]

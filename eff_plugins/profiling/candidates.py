@@ -142,31 +142,23 @@ class Dynamic:
         self.dense = set_execution(self.subject.prepare(self.how), 'dense')
         if any(variant.execution != 'dense' for variant in self.variants):
             self.model = self.subject.prepare(self.how)
-        self._meet_budgets()
+        self._learned = any(variant.policy == 'learned' for variant in self.variants) and bool(self.plan.budgets)
+        if self._learned and self.plan.calibration is not None:
+            # of the network as it was trained: folding changes the weights, not the decisions
+            stored = Calibration.load(self.plan.calibration)
+            self._knobs = {budget: set_budget(self.subject.model, budget, stored) for budget in self.plan.budgets}
 
     def _run(self, model: nn.Module, batch: Any) -> Any:
         return self.subject.call(model, batch, self.how)
 
-    def _meet_budgets(self) -> None:
-        """Find the thresholds of learned policies before anything is timed."""
-        budgets = self.plan.budgets
-        if not self._lacks_thresholds():
-            return
-        if self.plan.calibration is not None:
-            # of the network as it was trained: folding changes the weights, not the decisions
-            stored = Calibration.load(self.plan.calibration)
-            self._knobs = {budget: set_budget(self.subject.model, budget, stored) for budget in budgets}
-            return
+    def _meet_budgets(self, timed: list[Any]) -> None:
+        """Find the thresholds of learned policies before anything is timed, once it is known what is computed whole."""
         try:
             batches = self.subject.training_batches(self.size, self.how)
         except FileNotFoundError as error:
             self.subject.notes += (f'{self.subject.name}: {error}; thresholds are set on the timed inputs',)
-        else:
-            self._knobs = learned_knobs(self.model, batches, self._run, budgets)
-
-    def _lacks_thresholds(self) -> bool:
-        learned = any(variant.policy == 'learned' for variant in self.variants)
-        return learned and bool(self.plan.budgets) and not self._knobs
+            batches = timed
+        self._knobs = learned_knobs(self.model, batches, self._run, self.plan.budgets)
 
     def candidates(self, batches: list[Any], batch_size: int) -> list[Candidate]:
         """The dense network, which the others are held against, and then each variant."""
@@ -175,8 +167,8 @@ class Dynamic:
         if sparse and self.how.device == 'cpu' and not self._measured:
             self._measured = True
             measure_break_even(self.model, lambda: self._run(self.model, batches[0]))
-        if self._lacks_thresholds():
-            self._knobs = learned_knobs(self.model, batches, self._run, budgets)
+        if self._learned and not self._knobs:
+            self._meet_budgets(batches)
         if self._blind is None and any(variant.is_blind for variant in self.variants):
             self._blind = blind_calibration(self.model, batches[0], batch_size, self._run, budgets)
         dense = [self._dense_macs(batch) / batch_size for batch in batches]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eff_plugins.compat import require
 from eff_plugins.deploy.prepare import Preparation, prepare
-from eff_plugins.engine.calibration import training_batches
+from eff_plugins.engine.calibration import in_process, training_batches
 from eff_plugins.engine.runs import check_checkpoint, load_config
 from eff_plugins.naming import nearest
 
@@ -95,6 +95,13 @@ class Subject:
         """``count`` inputs for :meth:`call`."""
         if is_config(data):
             return [self._sized(x, size, how) for x in self._foreign(data, batch_size, count)]
+        if data == 'real' and self.cfg is not None:
+            try:
+                found = _preprocess(self.cfg, _batches_of(self.cfg, self.name, batch_size, count))
+            except FileNotFoundError as error:
+                self.note_absent(error)
+            else:
+                return [self._sized(x, size, how) for x in found]
         return [how.inputs(x) for x in pictures(batch_size, size or DEFAULT_SIZE, data, count)]
 
     def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
@@ -102,12 +109,18 @@ class Subject:
         assert self.cfg is not None
         return [self._sized(x, size, how) for x in _preprocess(self.cfg, training_batches(self.cfg, CALIBRATED))]
 
+    def note_absent(self, error: FileNotFoundError) -> None:
+        """Note, once, that photographs stand for the test set."""
+        note = f'{self.name}: test set not found ({error}); photographs instead'
+        if note not in self.notes:
+            self.notes += (note,)
+
     def _foreign(self, path: str, batch_size: int, count: int) -> list[Tensor]:
         cfg = load_config(path)
         return _preprocess(cfg, _batches_of(cfg, path, batch_size, count))
 
     def _sized(self, x: Tensor, size: int | None, how: Preparation) -> Tensor:
-        if size is not None:
+        if size is not None and x.shape[2:] != (size, size):
             x = F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)
         return how.inputs(x)
 
@@ -151,7 +164,7 @@ class ConfigSubject(Subject):
             except FileNotFoundError as error:
                 if self.scope not in _PICTURES:
                     raise
-                self.notes += (f'{self.name}: test set not found ({error}); photographs instead',)
+                self.note_absent(error)
         if self.scope not in _PICTURES:
             raise ValueError(f'{self.name}: a model of {self.scope} takes no pictures; use --data real')
         return self._from_pictures(batch_size, data, count)
@@ -199,8 +212,8 @@ def _batches_of(cfg: Config, name: str, batch_size: int, count: int) -> list[Any
     """The first ``count`` batches of a config's test set."""
     from mmengine.runner import Runner
 
-    options = dict(batch_size=batch_size, num_workers=0, persistent_workers=False, drop_last=True)
-    found = list(islice(Runner.build_dataloader({**cfg.test_dataloader, **options}), count))
+    loader = in_process(cfg.test_dataloader) | dict(batch_size=batch_size, drop_last=True)
+    found = list(islice(Runner.build_dataloader(loader), count))
     if not found:
         raise ValueError(f'{name}: its test set has fewer than --batch-size {batch_size} samples')
     return found

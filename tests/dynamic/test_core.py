@@ -287,6 +287,16 @@ def test_a_calibration_is_of_one_granularity_and_knows_wrapped_models():
     dynamic.set_budget(torch.nn.ModuleDict({'module': nets[0]}), 0.9, calibration)
 
 
+@pytest.mark.parametrize('label', sorted(DYNAMIC))
+def test_a_calibration_is_of_all_weights(label):
+    net = varied(DYNAMIC[label])[0]
+    other = copy.deepcopy(net)
+    weights = [p for p in other.parameters() if p.ndim == 4]
+    assert fingerprint(net) == fingerprint(other)
+    weights[0].data[0, 0, 0, 0] += 1  # of the static network
+    assert fingerprint(net) != fingerprint(other)
+
+
 @pytest.mark.parametrize(
     ('label', 'changed'),
     [
@@ -303,7 +313,16 @@ def test_a_calibration_is_of_one_setting(label, changed):
 
 
 def test_a_file_that_is_no_calibration_is_named(tmp_path):
-    for content in ('{}', '[1]', 'x', '{"knobs": [1], "shares": [1]}'):
+    rest = ', "kind": "learned", "network_macs": 1, "fingerprint": "x"}'
+    for content in (
+        '{}',
+        '[1]',
+        'x',
+        '{"knobs": [1], "shares": [1]}',
+        '{"knobs": [1, 2], "shares": [0.5]' + rest,
+        '{"knobs": [1, 2], "shares": [0.5, 0.9]' + rest,
+        '{"knobs": ["a", "b"], "shares": [0.9, 0.5]' + rest,
+    ):
         (tmp_path / 'c.json').write_text(content)
         with pytest.raises(ValueError, match=r'c\.json is no calibration'):
             dynamic.Calibration.load(tmp_path / 'c.json')

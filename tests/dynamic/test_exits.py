@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.budget import fingerprint
 from eff_plugins.dynamic.choices import Choose, geometric_shares, random_choices
 from eff_plugins.dynamic.exits import EarlyExit, ExitPoint, Survivors, fit_thresholds
 
@@ -69,7 +70,9 @@ def test_reported_multiply_adds_are_executed_by_every_policy(chain, kind):
 
 def test_a_deadline_bounds_every_sample(chain):
     x = torch.randn(6, 3, 6, 6)
+    before = fingerprint(chain)
     chain.policy.max_exit = 1
+    assert fingerprint(chain) != before  # a calibration for another deadline spends something else
     for mode in ('masked', 'sparse'):
         with dynamic.record(chain) as stats:
             dynamic.set_execution(chain, mode)(x)

@@ -1,14 +1,18 @@
 """The budget joins the losses of any model, pulls, and is logged."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from eff_plugins.dynamic.budget import network_macs
 from eff_plugins.dynamic.recorder import recording
 from eff_plugins.engine.budget import BudgetHook
 
@@ -71,8 +75,6 @@ def test_a_budget_below_the_static_floor_is_refused(tmp_path):
 
 def test_the_share_is_that_of_the_whole_network(tmp_path):
     """What the hook counts in a training step equals a count of the static network."""
-    from eff_plugins.dynamic import network_macs
-
     run = runner(tmp_path, dict(type='BudgetHook', budget=0.8), epochs=1)
     run.train()
     (hook,) = [hook for hook in run.hooks if isinstance(hook, BudgetHook)]
@@ -89,6 +91,31 @@ def test_an_error_in_a_training_pass_leaves_nothing_open(tmp_path):
         run.model.train()(torch.zeros(2, 5, 32, 32))  # the backbone wants three channels
     assert not recording() and not torch._C._len_torch_dispatch_stack()
     hook.after_train(run)
+
+
+class OfDicts(BaseModel):
+    """Takes its pictures in a dict, as mmdet3d's models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = MODELS.build(dict(type='eff_plugins.LayerSkip', backbone=BACKBONE))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return {'loss_fit': self.backbone(inputs['img'])[0].square().mean()}
+
+
+def test_inputs_that_are_no_tensor_are_counted_each_time():
+    model, hook = OfDicts().train(), BudgetHook(0.8)
+    stub = SimpleNamespace(model=model, iter=0, max_iters=1, message_hub=MessageHub.get_instance('of_dicts'))
+    hook.before_train(stub)
+    for size in (32, 64):
+        hook.before_train_iter(stub, 0)
+        x = torch.zeros(2, 3, size, size)
+        _, logs = model.parse_losses(model({'img': x}))
+        assert 'loss_budget_gap' in logs
+        counted = network_macs(model, lambda x=x: model.backbone(x), 2)
+        assert hook._network_macs == {None: pytest.approx(counted)}
+    hook.after_train(stub)
 
 
 def test_static_weights_load_into_the_dynamic_network(tmp_path):

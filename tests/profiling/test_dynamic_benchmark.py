@@ -177,6 +177,20 @@ def test_learned_rows_use_thresholds_of_the_training_split_and_of_a_file(run, ti
     assert 'calibration is of another model' in error
 
 
+def test_a_size_resizes_the_test_set_and_where_there_is_none_it_is_said(run, tiny_data, tmp_path, monkeypatch):  # noqa: F811
+    net = find_subject(TOY, size=64)
+    (x,) = net.batches(2, 64, 'real', 1, Preparation())
+    own = find_subject(TOY).batches(2, None, 'real', 1, Preparation())[0]
+    seen = net.model.data_preprocessor(own, False)['inputs']
+    assert x.shape == (2, 3, 64, 64) and float(x.mean()) == pytest.approx(float(seen.mean()), abs=0.05)
+    assert torch.equal(net.batches(2, seen.shape[-1], 'real', 1, Preparation())[0], seen) and len(net.notes) == 1
+    monkeypatch.setenv('EFF_PLUGINS_DATA', str(tmp_path / 'nothing'))
+    absent = find_subject(TOY, size=64)
+    for _ in range(2):
+        assert absent.batches(1, 64, 'real', 1, Preparation())[0].shape == (1, 3, 64, 64)
+    assert sum('photographs instead' in note for note in absent.notes) == 1
+
+
 def test_another_config_gives_the_data(run, tiny_data, tmp_path):  # noqa: F811
     run('mobilenetv3_small', '--batch-size', '2', *QUICK, '--data', CIFAR, '--out', str(tmp_path))
     assert rows_of(tmp_path)[0]['input_size'] == 96  # as that config's pipeline makes them

@@ -146,6 +146,12 @@ def test_calibration_data_are_training_pictures_as_a_test_sees_them(name, tiny_r
         assert 'train' in train and all('/1' not in s.img_path.rpartition('/')[2] for s in batches[0]['data_samples'])
     again = list(calibration.training_batches(cfg, 3, 2))
     assert torch.equal(batches[0]['inputs'][0], again[0]['inputs'][0])
+    part = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, dict(type='RepeatDataset', dataset=part)])
+    cfg.test_dataloader.update(num_workers=2, prefetch_factor=4, persistent_workers=True)
+    assert sum(len(batch['inputs']) for batch in calibration.training_batches(cfg, 9, 2)) == (
+        8 if name == 'toy_cls' else 4
+    )
 
 
 def test_a_detector_is_calibrated_on_its_training_pictures(tiny_root):

@@ -133,7 +133,13 @@ class DRNet(DynamicModule, ImageClassifier):
         return self._sparse(inputs, on.argmax(1))
 
     def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``loss`` of the chosen resolutions, and ``loss_<side>`` of each."""
+        """``loss`` of the chosen resolutions, and ``loss_<side>`` of each.
+
+        Raises:
+            RuntimeError: SyncBatchNorm has taken the place of the norms of all resolutions.
+        """
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.backbone.modules()):
+            raise RuntimeError('SyncBatchNorm knows one resolution, DRNet has a BatchNorm for each: leave sync_bn out')
         if self.execution != 'masked' or not self.each_weight:
             return super().losses(inputs, labels)
         on, logits = self._decide(inputs), self._all(inputs)
@@ -153,6 +159,7 @@ class DRNet(DynamicModule, ImageClassifier):
         host = nn.Sequential(twin.backbone, twin.head)
         (twin.backbone, twin.head), *others = (at_resolution(host, k) for k in range(len(self.resolutions)))
         twin.networks = nn.ModuleList(others)
+        twin.networks.is_policy = True  # type: ignore[assignment]  # none of the dense network's
         carry_calibrations(self, twin)
         return twin
 

@@ -138,8 +138,8 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
     ) -> DetDataSample:
         """The annotations of a crop; objects outside of the detector's range are ignored."""
         shift = boxes.new_tensor([*corner, *corner])
-        moved = (boxes - shift) * zoom
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+        moved = (boxes - shift) * zoom
         clipped = torch.minimum(moved.clamp(min=0), limit)
         extent = clipped[:, 2:] - clipped[:, :2]
         seen = (extent.prod(1) > 0.3 * (moved[:, 2:] - moved[:, :2]).prod(1)) & (extent > 1).all(1)
@@ -150,7 +150,12 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         )  # fmt: skip
         labels = sample.gt_instances.labels
         new.gt_instances = InstanceData(bboxes=clipped[seen & inside], labels=labels[seen & inside])
-        new.ignored_instances = InstanceData(bboxes=clipped[seen & ~inside])
+        ignored = [clipped[seen & ~inside]]
+        if 'ignored_instances' in sample:  # crowds
+            crowds = (get_box_tensor(sample.ignored_instances.bboxes) - shift) * zoom
+            crowds = torch.minimum(crowds.clamp(min=0), limit)
+            ignored.append(crowds[(crowds[:, 2:] - crowds[:, :2] > 1).all(1)])
+        new.ignored_instances = InstanceData(bboxes=torch.cat(ignored))
         return new
 
     # Inference
@@ -213,8 +218,10 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
             return InstanceData(bboxes=inputs.new_zeros(0, 4), scores=inputs.new_zeros(0), labels=labels)
         merged = InstanceData.cat(parts)
         if len(merged):
-            _, keep = batched_nms(merged.bboxes.float(), merged.scores.float(), merged.labels, dict(self.nms))
-            merged = merged[keep[: self.max_per_img]]
+            kept, keep = batched_nms(merged.bboxes.float(), merged.scores.float(), merged.labels, dict(self.nms))
+            merged = merged[keep]
+            merged.scores = kept[:, 4].to(merged.scores.dtype)  # soft NMS lowers some
+            merged = merged[: self.max_per_img]
         if rescale:
             factor = merged.bboxes.new_tensor(sample.scale_factor)
             merged.bboxes = merged.bboxes / factor.repeat(2)

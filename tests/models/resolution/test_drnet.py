@@ -215,6 +215,19 @@ def test_a_specialised_form_specialises_to_itself_and_keeps_its_calibration():
         torch.testing.assert_close(once.specialise()(x), once(x))
 
 
+def test_all_but_the_dense_network_is_policy_also_in_the_specialised_form():
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    for net in (network(), network().specialise()):
+        policies = {id(p) for m in net.modules() if getattr(m, 'is_policy', False) for p in m.parameters()}
+        assert sum(p.numel() for p in net.parameters() if id(p) not in policies) == count(dense_host())
+
+
+def test_norms_that_know_one_resolution_are_refused():
+    net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network().train())
+    with pytest.raises(RuntimeError, match='leave sync_bn out'):
+        net.losses(pictures(4), torch.zeros(4, dtype=torch.long))
+
+
 def test_copies_pickles_predictions_and_bf16():
     net = network(data_preprocessor=dict(type='mmengine.ImgDataPreprocessor', mean=[128] * 3, std=[64] * 3))
     x = pictures(4)

@@ -203,6 +203,8 @@ def test_the_tools_fix_an_exit():
         Operation(policy='fixed:9').check(net)
     with pytest.raises(ValueError, match="policy 'fixed:1' has no knob"):
         Operation(budget=0.5, policy='fixed:1')
+    with pytest.raises(ValueError, match="policy 'random' spends what a budget tells it to: give --budget"):
+        Operation(policy='random')
 
 
 def test_settings_that_do_not_fit_are_refused():

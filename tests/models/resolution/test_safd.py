@@ -145,6 +145,27 @@ def test_a_box_found_at_a_zoom_comes_back_in_the_pictures_coordinates(build):
         torch.testing.assert_close(sides, wanted.float(), rtol=0, atol=1e-3)
 
 
+def test_soft_nms_lowers_scores(build):
+    boxes = torch.tensor([[4.0, 4, 20, 20], [4, 4, 21, 20], [4, 5, 20, 20]])
+    parts = [InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.8, 0.7]), labels=torch.zeros(3, dtype=torch.long))]
+    x, samples = batch()
+    found = {}
+    for kind in ('nms', 'soft_nms'):
+        model = build(nms=dict(type=kind, iou_threshold=0.5))
+        found[kind] = model._merge(parts, x, samples[0], False).scores
+    assert found['nms'].tolist() == [pytest.approx(0.9)]
+    assert float(found['soft_nms'][0]) == pytest.approx(0.9) and float(found['soft_nms'][1:].max()) < 0.5
+
+
+def test_crowds_stay_ignored_in_crops(build):
+    model, (x, samples) = build().train(), batch()
+    sample, boxes = samples[0], samples[0].gt_instances.bboxes
+    sample.ignored_instances = InstanceData(bboxes=torch.tensor([[0.0, 0, 50, 64]]))  # all of the picture
+    crop, seen = model._training_crop(x[0, :, :, :50], boxes, sample)
+    sides = seen.ignored_instances.bboxes[-1]
+    assert sides.tolist() == [0, 0, *map(float, seen.img_shape[::-1])] and crop.shape[1:] == (64, 64)
+
+
 def test_settings_that_do_not_fit_are_refused(build):
     with pytest.raises(ValueError, match=r'size_range=\(40, 20\)'):
         build(size_range=(40, 20))
