@@ -57,6 +57,11 @@ def _scores(model: nn.Module, x: Any, name: str) -> Tensor:
     return torch.cat([scores.float().flatten() for scores in found])
 
 
+def call(model: nn.Module, x: Any) -> Any:
+    """``model(x)``."""
+    return model(x)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A dynamic network as the checks see it; small, for each is run some hundred times.
@@ -69,6 +74,10 @@ class Case:
         inputs: Shape -> what the model is called with.
         vary: ``vary(model, x)`` makes the model, in evaluation mode, decide differently for samples (and places) of x.
         select: ``select(model, kind)`` switches everything on (``'all'``), off (``'none'``), or back (``'learned'``).
+        train: ``train(model, x)`` gives, in training mode, the tensors that losses are computed of.
+        policy: Names of modules that belong to the policy though they have no ``is_policy``.
+        step: How far from a budget the knob may end, as a share of what lies between everything and nothing on; a knob with
+            few decisions to turn goes in coarse steps.
         exceptions: Check -> why it does not apply.
     """
 
@@ -79,6 +88,9 @@ class Case:
     inputs: Callable[[tuple[int, ...]], Any] = pictures
     vary: Callable[[nn.Module, Any], None] = spread_decisions
     select: Callable[[nn.Module, str], Any] = dynamic.set_policy
+    train: Callable[[nn.Module, Any], Any] = call
+    policy: tuple[str, ...] = ()
+    step: float = 0.06
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -90,17 +90,39 @@ def spend_half(model: nn.Module, x: Any) -> None:
 class Below(nn.Module):
     """A static network as the child ``backbone``, as networks hold it that decide for a whole picture."""
 
-    def __init__(self, backbone: dict) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.backbone = MODELS.build(backbone)
+        self.backbone = backbone
 
     def forward(self, x: Tensor) -> Any:
         return self.backbone(x)
 
 
-def up_to_the_last_exit(network: dict) -> Callable[[], nn.Module]:
-    """Builds a network with exits that nobody leaves early."""
-    return lambda: dynamic.set_execution(MODELS.build(network), 'dense')
+class ToLastExit(nn.Module):
+    """The static network in a :class:`RANet`: all its blocks, and the classifier behind the last one."""
+
+    def __init__(self, network: dict) -> None:
+        super().__init__()
+        net: Any = MODELS.build(network)
+        self.stem, self.subnets, self.fused = net.stem, net.subnets, net.fused
+        self.classifiers = nn.ModuleDict({str(LAST_EXIT): net.classifiers[LAST_EXIT]})
+
+    def forward(self, x: Tensor) -> Tensor:
+        bases = [x := layer(x) for layer in self.stem]
+        below: Any = []
+        for fused, subnet in zip(self.fused, self.subnets, strict=True):
+            x, kept = bases.pop(), []
+            for i, block in enumerate(subnet):
+                x, maps = block(x, below[i]) if i < fused else block(x)
+                kept.append(maps)
+            below = kept
+        return self.classifiers[str(LAST_EXIT)](x)
+
+
+def exit_losses(model: nn.Module, x: Tensor) -> Any:
+    """What an :class:`EarlyExitClassifier` is trained with."""
+    net: Any = model
+    return net.losses(x, torch.arange(len(x)) % 4)
 
 
 def patchy(shape: tuple[int, ...]) -> Tensor:
@@ -109,13 +131,17 @@ def patchy(shape: tuple[int, ...]) -> Tensor:
     return pictures(shape) + 4 * F.interpolate(coarse, shape[2:])
 
 
-def in_blocks(kind: str, backbone: dict, block: int, shape: tuple[int, ...], odd: tuple[int, int]) -> Case:
+def in_blocks(
+    kind: str, backbone: dict, block: int, shape: tuple[int, ...], odd: tuple[int, int], **options: Any
+) -> Case:
     """A method that decides on blocks of the picture."""
     network = dict(type=f'eff_plugins.{kind}', backbone=backbone, block_size=block, policy=dict(width=4))
-    return Case(network, lambda: Below(backbone), shape, odd, inputs=patchy)
+    return Case(network, lambda: Below(MODELS.build(backbone)), shape, odd, inputs=patchy, **options)
 
 
-def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions, **options: Any) -> Case:
+def on_resnet(
+    kind: str, host: dict | None = None, vary: Vary = spread_decisions, step: float = Case.step, **options: Any
+) -> Case:
     """A method on a narrow ResNet of the given arguments, ResNet-50 by default."""
     arguments = {'depth': 50, 'base_channels': 8, **(host or {})}
     return Case(
@@ -124,6 +150,7 @@ def on_resnet(kind: str, host: dict | None = None, vary: Vary = spread_decisions
         shape=(3, 3, 104, 97),
         odd=(131, 97),
         vary=vary,
+        step=step,
     )
 
 
@@ -133,10 +160,12 @@ def on(
     shape: tuple[int, ...],
     odd: tuple[int, int],
     vary: Vary = spread_decisions,
+    step: float = Case.step,
     **options: Any,
 ) -> Case:
     """A method on any backbone of the suite."""
-    return Case(dict(type=f'eff_plugins.{kind}', backbone=backbone, **options), backbone, shape, odd, vary=vary)
+    network = dict(type=f'eff_plugins.{kind}', backbone=backbone, **options)
+    return Case(network, backbone, shape, odd, vary=vary, step=step)
 
 
 CIFAR: dict[str, Any] = dict(
@@ -171,12 +200,17 @@ RANET: dict[str, Any] = dict(
     step=1,
     classifier_channels=8,
 )
+LAST_EXIT = 5
+ON_THE_WAY = tuple(f'classifiers.{number}' for number in range(LAST_EXIT))  # its classifiers decide who leaves
 EXITS = dict(type='eff_plugins.EarlyExitClassifier', backbone=RANET, num_classes=4)
 CLASSIFIER = dict(
     backbone={**MOBILE['backbone'], 'out_indices': (2,)},
     head=dict(type='eff_plugins.LinearClsHead', in_channels=12, num_classes=5),
 )
 DRNET = dict(type='eff_plugins.DRNet', resolutions=(64, 48, 32), predictor=dict(size=16, channels=(8, 8)), **CLASSIFIER)
+
+# Steps of the knob: a whole layer or block for one of few samples, or all that one or two of twelve samples run
+A_FEW, A_DOZEN = 0.1, 0.2
 
 DYNAMIC: dict[str, Case] = {
     'LASNet': on_resnet('LASNet'),
@@ -186,16 +220,46 @@ DYNAMIC: dict[str, Case] = {
     'DynConv': on_resnet('DynConv'),
     'DynConv on a dilated ResNet': on_resnet('DynConv', CAFFE),
     'DynConv on InvertedResidualNet': on('DynConv', **MOBILE),
-    'LayerSkip': on_resnet('LayerSkip'),
-    'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71)),
-    'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE),
+    'LayerSkip': on_resnet('LayerSkip', step=A_FEW),
+    'LayerSkip on ResNeXt': on('LayerSkip', RESNEXT, (4, 3, 64, 64), (65, 71), step=A_FEW),
+    'LayerSkip on InvertedResidualNet': on('LayerSkip', **MOBILE, step=A_FEW),
     'SBNet': in_blocks('SBNet', ONE_GROUP, 64, (2, 3, 192, 192), (197, 135)),
-    'SBNet on ResNeXt': in_blocks('SBNet', TWO_GROUPS, 64, (2, 3, 192, 192), (197, 135)),
-    'SegBlocks': in_blocks('SegBlocks', MOBILE['backbone'], 32, (3, 3, 96, 96), (97, 75)),
-    'RANet': Case(RANET, up_to_the_last_exit(RANET), (12, 3, 32, 32), (33, 21), vary=spend_half),
-    'EarlyExitClassifier': Case(EXITS, up_to_the_last_exit(EXITS), (12, 3, 32, 32), (33, 21), vary=spend_half),
+    'SBNet on ResNeXt': in_blocks('SBNet', TWO_GROUPS, 64, (2, 3, 192, 192), (197, 135), step=A_FEW),
+    'SegBlocks': in_blocks(
+        'SegBlocks',
+        MOBILE['backbone'],
+        32,
+        (3, 3, 96, 96),
+        (97, 75),
+        exceptions={'task_gradients': 'its policy is trained by REINFORCE, on a reward that has no gradient'},
+    ),
+    'RANet': Case(
+        RANET,
+        lambda: ToLastExit(RANET),
+        (12, 3, 32, 32),
+        (33, 21),
+        vary=spend_half,
+        train=lambda net, x: list(net.anytime(x)),  # type: ignore[operator]
+        policy=ON_THE_WAY,
+        step=A_DOZEN,
+    ),
+    'EarlyExitClassifier': Case(
+        EXITS,
+        lambda: Below(ToLastExit({**RANET, 'num_classes': 4})),
+        (12, 3, 32, 32),
+        (33, 21),
+        vary=spend_half,
+        train=exit_losses,
+        policy=tuple(f'backbone.{name}' for name in ON_THE_WAY),
+        step=A_DOZEN,
+    ),
     'DRNet': Case(
-        DRNET, dict(type='eff_plugins.ImageClassifier', **CLASSIFIER), (12, 3, 64, 64), (51, 69), vary=spend_half
+        DRNET,
+        dict(type='eff_plugins.ImageClassifier', **CLASSIFIER),
+        (12, 3, 64, 64),
+        (51, 69),
+        vary=spend_half,
+        step=A_DOZEN,
     ),
     'LCCL': on_resnet('LCCL', vary=settle_collaborators),
     'LCCL on CifarResNet': on('LCCL', **CIFAR, vary=settle_collaborators, kernel='pointwise'),

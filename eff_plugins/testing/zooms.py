@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
 
 require('mmdet', 'eff_plugins.testing.zooms')
 
+from mmcv.ops import batched_nms  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-from eff_plugins import dynamic  # noqa: E402
 from eff_plugins.models.resolution.safd import ScaleAwareDetector  # noqa: E402
+from eff_plugins.registry import MODELS  # noqa: E402
 from eff_plugins.testing.case import Case  # noqa: E402
 
 SIZE_RANGE = (16, 32)
@@ -107,11 +109,42 @@ class OfPictures(ScaleAwareDetector):
         return sample
 
 
-def pyramid() -> nn.Module:
-    """The dense reference: the detector at the fixed pyramid of zooms, without what proposes zooms."""
-    net = dynamic.set_execution(build_detector(OfPictures), 'dense')
-    del net.spn
-    return net
+class Pyramid(nn.Module):
+    """The dense reference: the bare detector, shown each picture at zooms that bring all sizes into its range."""
+
+    ZOOMED = (-2.75, -1.75, -0.75)  # octaves of an object's side to the picture's that a zoom brings to the middle
+
+    def __init__(self) -> None:
+        super().__init__()
+        register_all_modules(init_default_scope=False)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            self.detector: Any = MODELS.build(ConfigDict(detector_config()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs.new_zeros(len(inputs), 100, 6)
+        middle = (SIZE_RANGE[0] * SIZE_RANGE[1]) ** 0.5
+        for row, picture in zip(rows, inputs, strict=True):
+            zooms = [middle / (2**octave * max(picture.shape[1:])) for octave in self.ZOOMED]
+            boxes, scores, labels = (
+                torch.cat(parts) for parts in zip(*(self._at(picture, z) for z in zooms), strict=True)
+            )
+            found, keep = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.5))
+            found, labels = found[:100], labels[keep][:100]
+            row[: len(found)] = torch.cat([found, labels[:, None].to(found.dtype)], 1)
+        return rows
+
+    def _at(self, picture: Tensor, zoom: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels at one zoom, of sizes within half an octave of the detector's range."""
+        height, width = (round(side * zoom) for side in picture.shape[1:])
+        zoomed = F.interpolate(picture[None], (height, width), mode='bilinear', antialias=True)
+        zoomed = F.pad(zoomed, (0, -width % 32, 0, -height % 32))
+        shape = tuple(zoomed.shape[2:])
+        meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+        sample = DetDataSample(metainfo={**meta, 'batch_input_shape': shape, 'pad_shape': shape})
+        found = self.detector.predict(zoomed, [sample], rescale=False)[0].pred_instances
+        sides = (found.bboxes[:, 2:] - found.bboxes[:, :2]).prod(1).clamp(min=1e-6).sqrt()
+        near = (sides > SIZE_RANGE[0] / 2**0.5) & (sides < SIZE_RANGE[1] * 2**0.5)
+        return found.bboxes[near] / zoom, found.scores[near], found.labels[near]
 
 
 def spread_zooms(model: nn.Module, x: Tensor) -> None:
@@ -124,10 +157,11 @@ def spread_zooms(model: nn.Module, x: Tensor) -> None:
 
 ZOOMS = Case(
     lambda: build_detector(OfPictures),
-    pyramid,
+    Pyramid,
     (3, 3, 64, 56),
     (51, 67),
     vary=spread_zooms,
+    step=0.15,  # three pictures of some zooms each
     exceptions={
         'masked_macs': 'it trains on crops of the pictures, and decides nothing then',
         'bf16': "mmcv's NMS has no bfloat16, which holds a box to some pixels; detectors run under autocast",
