@@ -25,7 +25,9 @@ class Entry:
         macs: (B,) multiply-adds that sparse execution spends on each sample, policy included; differentiable in training.
         policy_macs: The policy's part of ``macs`` for one sample.
         density: (B,) share of the decisions that are on; differentiable in training.
-        mask: (B, 1, h, w) what was on, or None.
+        mask: (B, 1, h, w) what was on, or None: a value for each position of the module's map (or one for all), or, with
+            ``cell``, for each cell of the picture.
+        cell: Side of the mask's cells in pixels of the picture, from its upper left corner; the last ones may stand out.
         scores: The policy's scores, detached, or None.
         choice: (B,) which of several a sample took (an exit, a resolution), or None.
         labels: What to call each of them in a picture's legend; without ``choice`` all that the one sample took (zooms).
@@ -41,6 +43,7 @@ class Entry:
     policy_macs: float
     density: Tensor
     mask: Tensor | None = None
+    cell: int | None = None
     scores: Tensor | None = None
     choice: Tensor | None = None
     labels: tuple[str, ...] = ()

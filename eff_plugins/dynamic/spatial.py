@@ -84,7 +84,7 @@ class SpatialGate(DynamicModule):
             macs=macs + policy,
             policy_macs=policy,
             density=mask.flatten(1).mean(1),
-            mask=on.detach(),
+            mask=mask.detach(),
             scores=scores.detach(),
         )
 

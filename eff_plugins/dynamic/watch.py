@@ -22,11 +22,14 @@ class Pass:
         stats: What the dynamic modules decided.
         size: (H, W) of the batch as the network saw it, padding included; None where its input is no picture.
         network_macs: Multiply-adds of the dense network for one sample of this size.
+        batch: Samples that the network was given, fewer than ``stats.samples`` where each was cut into several; None where
+            its input is no tensor.
     """
 
     stats: Stats
     size: tuple[int, int] | None
     network_macs: float
+    batch: int | None
 
 
 class Watch:
@@ -59,6 +62,7 @@ class Watch:
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         inputs = args[0] if args else kwargs.get('inputs')
         self._key = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else None
+        self._batch = len(inputs) if isinstance(inputs, Tensor) else None
         self._counted: int | None = None
         if self._key is None or self._key not in self._known:
             # before the pass itself, whose predictions then stand where both write into the data samples
@@ -76,7 +80,7 @@ class Watch:
         if self._key is not None:
             self._known[self._key] = macs
         size = (self._key[1], self._key[2]) if self._key is not None and len(self._key) == 3 else None
-        self.last = Pass(stats, size, macs)
+        self.last = Pass(stats, size, macs, self._batch)
         if self._heed is not None:
             self._heed(self.last)
 

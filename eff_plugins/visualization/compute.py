@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from eff_plugins.dynamic.recorder import Entry, Stats
 from eff_plugins.dynamic.watch import Pass
+from eff_plugins.ops.plan import spread
 from eff_plugins.visualization.pictures import write_picture
 
 _STRIP, _LINE = 26, 18  # heights of the colour scale and of a line of text, pixels
@@ -43,12 +45,12 @@ def compute_map(stats: Stats, size: tuple[int, int], sample: int = 0, network_ma
     total = dense if network_macs is None else network_macs
     spent = torch.full(size, max(total - dense, 0.0))
     for entry, row in calls:
-        if row is None or entry.mask is None or entry.mask.ndim != 4:
+        mask = _mask(entry, row, size)
+        if mask is None:
             spent += _spent(entry, row, stats)
         else:
-            mask = entry.mask[row : row + 1, :1].float().cpu()
             off = entry.floor_macs - entry.policy_macs
-            spent += entry.floor_macs + (entry.dense_macs - off) * F.interpolate(mask, size, mode='nearest-exact')[0, 0]
+            spent += entry.floor_macs + (entry.dense_macs - off) * mask
     return (spent / total).numpy()
 
 
@@ -66,12 +68,24 @@ def stage_masks(stats: Stats, size: tuple[int, int], sample: int = 0) -> dict[st
     Raises:
         ValueError: As there.
     """
-    found: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, list[Tensor]] = {}
     for entry, row in _calls(stats, sample):
-        if row is not None and entry.mask is not None and entry.mask.ndim == 4:
-            mask = entry.mask[row : row + 1, :1].float().cpu()
-            found.setdefault(_stage(entry.name), []).append(F.interpolate(mask, size, mode='nearest-exact')[0, 0])
+        mask = _mask(entry, row, size)
+        if mask is not None:
+            found.setdefault(_stage(entry.name), []).append(mask)
     return {name: torch.stack(masks).mean(0).numpy() for name, masks in found.items()}
+
+
+def _mask(entry: Entry, row: int | None, size: tuple[int, int]) -> Tensor | None:
+    """What was on in one sample, at each pixel of the input: (H, W); None where that is not known."""
+    if row is None or entry.mask is None or entry.mask.ndim != 4:
+        return None
+    mask = entry.mask[row : row + 1, :1].float().cpu()
+    # a map whose stride does not divide the input stands out of it, as cells do: cut off, not squeezed into the picture
+    for side in (entry.cell,) if entry.cell else (2**i for i in range(max(size).bit_length() + 1)):
+        if (-(-size[0] // side), -(-size[1] // side)) == mask.shape[2:]:
+            return spread(mask, (side, side), size)[0, 0]
+    return F.interpolate(mask, size, mode='nearest-exact')[0, 0]  # of a resized picture, or of another stride
 
 
 def _stage(name: str) -> str:
@@ -245,6 +259,8 @@ def compute_panel(
 ) -> np.ndarray | None:
     """The painted picture, its legend and the stages; None where the network's input is no picture or was cut into several.
 
+    Which of the recorded samples are windows of which picture is not known.
+
     Args:
         picture: (H, W, 3) uint8 RGB: what ``metainfo`` leads back to.
         done: The forward pass.
@@ -252,7 +268,7 @@ def compute_panel(
         metainfo: As for :func:`undo`.
         height: Of the painted picture; by default its own.
     """
-    if done.size is None or sample >= done.stats.samples:
+    if done.size is None or done.stats.samples != done.batch:
         return None
     whole, floor = compute_map(done.stats, done.size, sample, done.network_macs), floor_share(done, sample)
     heat = undo(whole, metainfo, (picture.shape[0], picture.shape[1]))

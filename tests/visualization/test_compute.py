@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.module import decisions
 from eff_plugins.dynamic.recorder import Stats, emit, record
 from eff_plugins.dynamic.watch import Pass, Watch
 from eff_plugins.engine.execution import ExecutionHook, Operation
 from eff_plugins.engine.infer import Inferencer
 from eff_plugins.engine.runs import build_runner, load_config, show_predictions
+from eff_plugins.registry import MODELS
 from eff_plugins.visualization.compute import (
     compute_map,
     compute_panel,
@@ -97,7 +99,7 @@ def test_what_is_off_costs_its_least():
         )
     heat = compute_map(stats, (1, 2), 0, network_macs=100.0)
     assert np.allclose(heat, [[1.04, 0.44]])
-    assert legend_lines(Pass(stats, (1, 2), 100.0), 0) == ['spent 74 % of dense, floor 44 %']
+    assert legend_lines(Pass(stats, (1, 2), 100.0, 1), 0) == ['spent 74 % of dense, floor 44 %']
 
 
 def test_pictures_that_are_reported_one_by_one():
@@ -114,8 +116,69 @@ def test_pictures_that_are_reported_one_by_one():
 def test_a_choice_is_written_in_the_legend(stats):
     for labels, wanted in (((), 'a: choice 2'), (('exit 0', 'exit 1', 'exit 2'), 'a: exit 2')):
         entries = [replace(stats.entries[0], choice=torch.tensor([2, 0]), labels=labels)]
-        done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0)
+        done = Pass(SimpleNamespace(entries=entries, samples=2), (4, 4), 60.0, 2)
         assert legend_lines(done, 0) == ['spent 52 % of dense, floor 2 %', wanted]
+
+
+def decide(model, mask_of):
+    """Let every decision of a dynamic network be ``mask_of(scores)``."""
+    for step in decisions(model):
+        step.forward = mask_of
+        step.cut = lambda scores: (mask_of(scores), 0.5)
+    return dynamic.set_execution(model.eval(), 'sparse')
+
+
+def last_rows(scores):
+    on = torch.zeros_like(scores)
+    on[..., -1, :] = 1
+    return on
+
+
+@pytest.mark.parametrize('side', [96, 93])
+def test_patches_that_stand_out_of_a_map_are_painted_where_they_are(side):
+    net = decide(
+        MODELS.build(dict(type='eff_plugins.LASNet', depth=18, base_channels=4, granularity=(7, 7, 4, 2))), last_rows
+    )
+    with record(net) as stats, torch.no_grad():
+        net(torch.randn(1, 3, side, side))
+    masks = stage_masks(stats, (side, side))
+    densities = {entry.name.split('.')[0]: float(entry.density) for entry in stats.entries}
+    # maps of 24, 12, 6 and 3 positions: what is left for the last row of patches, in pixels
+    for stage, first in dict(layer1=21 * 4, layer2=7 * 8, layer3=4 * 16, layer4=2 * 32).items():
+        assert (masks[stage][:first] == 0).all() and (masks[stage][first:] == 1).all(), stage
+        if side == 96:
+            assert masks[stage].mean() == pytest.approx(densities[stage])
+
+
+@pytest.mark.parametrize('kind', ['SegBlocks', 'SBNet'])
+def test_blocks_that_stand_out_of_a_picture_are_painted_where_they_are(kind):
+    backbone = dict(type='eff_plugins.ResNet', depth=18, base_channels=8)
+    net = decide(
+        MODELS.build(dict(type=f'eff_plugins.{kind}', backbone=backbone, block_size=64, policy=dict(width=4))),
+        last_rows,
+    )
+    x = torch.randn(1, 3, 160, 192)
+    total = dynamic.network_macs(net, lambda: net(x), 1)
+    with record(net) as stats, torch.no_grad():
+        net(x)
+    heat = compute_map(stats, (160, 192), 0, total)
+    assert np.ptp(heat[:128]) < 1e-6 and np.ptp(heat[128:]) < 1e-6 and heat[-1, 0] > heat[0, 0] + 0.3
+    # borders and halos apart, which are computed beside the blocks
+    assert heat.mean() == pytest.approx(executed_share(stats, 0, total), rel=0.05)
+    assert all(masks[:128].max() == 0 and masks[128:].min() == 1 for masks in stage_masks(stats, (160, 192)).values())
+
+
+def test_windows_of_a_picture_have_no_map():
+    net, pictures = toy(), torch.randn(2, 3, 32, 64)
+    slide = nn.Sequential(dynamic.set_execution(net, 'sparse'))
+    slide.forward = lambda x: [net(part) for part in x.split(32, 3)]
+    watch = Watch(slide)
+    with torch.no_grad():
+        slide(pictures)
+        assert (watch.last.batch, watch.last.stats.samples) == (2, 4)
+        assert compute_panel(np.zeros((32, 64, 3), np.uint8), watch.last, 0, {}) is None
+        slide(pictures[..., :32])
+    assert compute_panel(np.zeros((32, 32, 3), np.uint8), watch.last, 0, {}) is not None
 
 
 def test_a_picture_a_stage_shows_the_share_of_its_blocks():
@@ -135,7 +198,7 @@ def test_a_picture_a_stage_shows_the_share_of_its_blocks():
         masks['layer2'], [[1, 1, 0, 0]] * 2
     )
     picture = np.full((20, 300, 3), 100, np.uint8)
-    panel = compute_panel(picture, Pass(stats, (2, 4), 150.0), 0, {})
+    panel = compute_panel(picture, Pass(stats, (2, 4), 150.0, 1), 0, {})
     tiles = {name: undo(mask, {}, (20, 300)) for name, mask in masks.items()}
     below = stage_tiles(picture, tiles, 300)
     assert np.array_equal(panel[-len(below) :], below) and below.shape[1] == 300
@@ -143,7 +206,7 @@ def test_a_picture_a_stage_shows_the_share_of_its_blocks():
     assert middle[40, 0] > middle[40, 2] and middle[260, 2] > middle[260, 0]
     stacked = stage_tiles(picture[:, :100], {name: tile[:, :100] for name, tile in tiles.items()}, 100)
     assert stacked.shape[1] == 100 and len(stacked) > 40  # one below the other where there is no room
-    one = Pass(SimpleNamespace(entries=stats.entries[:2], samples=1), (2, 4), 150.0)
+    one = Pass(SimpleNamespace(entries=stats.entries[:2], samples=1), (2, 4), 150.0, 1)
     assert len(compute_panel(picture, one, 0, {})) < len(panel)  # of a single stage the map shows all
 
 

@@ -180,8 +180,15 @@ class BlockGate(DynamicModule):
         return out
 
     def _report(self, on: Tensor, dense: float, macs: Tensor) -> None:
-        density = on.flatten(1).mean(1)
-        emit(self, dense_macs=dense, macs=macs, policy_macs=0.0, density=density, mask=on.detach())
+        emit(
+            self,
+            dense_macs=dense,
+            macs=macs,
+            policy_macs=0.0,
+            density=on.flatten(1).mean(1),
+            mask=on.detach(),
+            cell=self.shared.block,
+        )
 
 
 def _reaches(block: ResidualBlock) -> list[tuple[int, int]]:
@@ -289,6 +296,7 @@ class SBNet(BaseModule, DynamicModule):
                 policy_macs=macs,
                 density=on.flatten(1).mean(1),
                 mask=on.detach(),
+                cell=self.shared.block,
                 scores=None if scores is None else scores.detach(),
             )
         self.shared.size, self.shared.on = (x.shape[2], x.shape[3]), on

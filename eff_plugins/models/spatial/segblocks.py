@@ -166,6 +166,7 @@ class SegBlocks(BaseModule, DynamicModule):
             least_macs=dense / 4 + policy,  # borders apart
             density=density,
             mask=on.detach(),
+            cell=self.block_size,
             scores=scores.detach(),
             log_prob=log_probability(scores, on),
             masked_macs=(spent + policy).detach(),

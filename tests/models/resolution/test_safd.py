@@ -87,7 +87,7 @@ def test_reported_multiply_adds_are_executed_and_a_budget_turns_them(build):
     with dynamic.record(model) as stats, torch.no_grad():
         executed = count_macs(model, lambda: run(model))['']
     assert sum(float(entry.macs) for entry in stats.entries) == pytest.approx(executed, rel=1e-6)
-    done, number = Pass(stats, (64, 64), stats.entries[0].dense_macs), int(stats.entries[0].density > 0)
+    done, number = Pass(stats, (64, 64), stats.entries[0].dense_macs, 2), int(stats.entries[0].density > 0)
     assert legend_lines(done, 0)[1].startswith(('network: no zoom', 'network: zoom ')[number])
     assert sum(e.dense_macs for e in stats.entries) / 2 == dynamic.network_macs(model, lambda: run(model), 2)
     calibration = dynamic.calibrate(model, [None], run)
