@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +17,7 @@ from eff_plugins.dynamic.module import decisions, set_execution
 from eff_plugins.dynamic.recorder import Stats, record
 from eff_plugins.dynamic.sampling import Schedule
 from eff_plugins.engine.extra_losses import change_losses
+from eff_plugins.engine.wrapped import unwrapped
 from eff_plugins.registry import HOOKS
 
 
@@ -66,7 +66,7 @@ class BudgetHook(Hook):
         self._undo: list[Callable[[], None]] = []
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         set_execution(model, 'masked')
         self._decisions = decisions(model)
 

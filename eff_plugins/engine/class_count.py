@@ -8,10 +8,10 @@ from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from .wrapped import unwrapped
 
 
 @HOOKS.register_module()
@@ -62,8 +62,7 @@ class ClassCountHook(Hook):
 
 def _heads(model: Any) -> Iterator[tuple[str, Any]]:
     """Names and modules of the heads that know their number of classes."""
-    model = model.module if is_model_wrapper(model) else model
-    for name, module in model.named_modules():
+    for name, module in unwrapped(model).named_modules():
         last = name.split('.')[-1]
         is_head = (last.endswith('head') or last.isdigit()) and 'rpn' not in name
         if is_head and isinstance(getattr(module, 'num_classes', None), int):

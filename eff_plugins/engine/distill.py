@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.module import dynamic_modules, set_execution
 from eff_plugins.engine.extra_losses import Losses, change_losses
+from eff_plugins.engine.wrapped import unwrapped
 from eff_plugins.models.classifiers import ImageClassifier
 from eff_plugins.models.resolution.ranet import EarlyExitClassifier
 from eff_plugins.registry import HOOKS, MODELS
@@ -66,7 +66,7 @@ class DistillationHook(Hook):
             checkpoint[self.KEY] = self.teacher.state_dict()
 
     def before_train(self, runner: Runner) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         kind = type(model)
         if not isinstance(model, ImageClassifier) or (kind.losses, kind.logits) not in _TAUGHT:
             raise TypeError(

@@ -9,7 +9,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -18,6 +17,7 @@ from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
 from eff_plugins.engine.runs import build_runner
+from eff_plugins.engine.wrapped import unwrapped
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class ExecutionHook(Hook):
         self.spent: Spent | None = None
 
     def before_test_epoch(self, runner: Runner) -> None:
-        model = _unwrapped(runner)
+        model = unwrapped(runner.model)
         self.operation.apply(model, runner.cfg)
         self.spent = None
         if is_dynamic(model) and self.operation.execution != 'dense':
@@ -160,14 +160,10 @@ class ExecutionHook(Hook):
 
     def record(self, runner: Runner) -> dict[str, Any]:
         """What a metrics file says of the last test besides its metrics."""
-        found = self.operation.labels(_unwrapped(runner))
+        found = self.operation.labels(unwrapped(runner.model))
         if self.spent is not None:
             found |= dict(executed_share=self.spent.share, density=self.spent.density)
         return found
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def test_as(cfg: Config, operation: Operation) -> tuple[Runner, ExecutionHook, dict[str, float]]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.recorder import Entry
 from eff_plugins.dynamic.reinforce import reinforce, resolution_advantage
 from eff_plugins.engine.budget import BudgetHook
+from eff_plugins.engine.wrapped import unwrapped
 from eff_plugins.registry import HOOKS
 
 
@@ -82,7 +82,7 @@ class ReinforceHook(BudgetHook):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         try:
             module = model.get_submodule(self.loss)
         except AttributeError:

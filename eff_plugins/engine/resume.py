@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from ..registry import HOOKS
 from .randomness import MODEL, STAGE, Position, PositionedIterator, position_loader, samplers_of, seed_all
+from .wrapped import unwrapped
 
 KEY = 'resume_state'
 
@@ -154,8 +154,7 @@ class ResumeStateHook(Hook):
 
 
 def _named(runner: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return list(model.named_parameters())
+    return list(unwrapped(runner.model).named_parameters())
 
 
 def _length(loader: Any) -> int | None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.budget import carry_calibrations
@@ -19,16 +18,8 @@ from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.models.classifiers import ImageClassifier
 from eff_plugins.models.layers.conv import ConvNormAct
 from eff_plugins.models.resolution.norm import at_resolution, split_norms
+from eff_plugins.models.resolution.resample import resize
 from eff_plugins.registry import MODELS
-
-
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B, C, *size), bilinear with antialiasing; ``x`` itself where it has that size."""
-    if tuple(x.shape[2:]) == size:
-        return x
-    # in float32: the antialiased form has no bfloat16 kernel on a CPU
-    small = F.interpolate(x.float(), size=size, mode='bilinear', antialias=True, align_corners=False)
-    return small.to(x.dtype)
 
 
 class ResolutionPredictor(nn.Module):

@@ -10,7 +10,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -26,6 +25,7 @@ from mmengine.structures import InstanceData  # noqa: E402
 
 from eff_plugins.dynamic.module import DynamicModule  # noqa: E402
 from eff_plugins.dynamic.recorder import emit, recording  # noqa: E402
+from eff_plugins.models.resolution.resample import resize  # noqa: E402
 from eff_plugins.models.resolution.scale_proposal import ScaleProposalNetwork, ZoomPolicy  # noqa: E402
 from eff_plugins.profiling.macs import count_macs  # noqa: E402
 from eff_plugins.registry import MODELS  # noqa: E402
@@ -294,11 +294,8 @@ def _zoomed_size(picture: Tensor, zoom: float) -> tuple[int, int]:
 
 
 def _zoomed(picture: Tensor, zoom: float) -> Tensor:
-    """(3, H, W) -> (3, H', W'), in float32 where the antialiased form has no kernel of the dtype."""
-    size = _zoomed_size(picture, zoom)
-    if size == tuple(picture.shape[1:]):
-        return picture
-    return F.interpolate(picture[None].float(), size, mode='bilinear', antialias=True)[0].to(picture.dtype)
+    """(3, H, W) -> (3, H', W')."""
+    return resize(picture[None], _zoomed_size(picture, zoom))[0]
 
 
 def _pad_to(size: tuple[int, ...]) -> tuple[int, int]:

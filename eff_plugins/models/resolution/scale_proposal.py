@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eff_plugins.dynamic.policies import Decide, random_decisions
 from eff_plugins.models.layers.conv import ConvNormAct
+from eff_plugins.models.resolution.resample import resize
 
 
 class ScaleProposalNetwork(nn.Module):
@@ -76,9 +77,7 @@ class ScaleProposalNetwork(nn.Module):
         """(3, H, W) -> (3, size, size): the longer side fits, the rest is zero."""
         scale = self.size / max(picture.shape[1:])
         height, width = (max(1, round(side * scale)) for side in picture.shape[1:])
-        # in float32: the antialiased form has no bfloat16 kernel on a CPU
-        small = F.interpolate(picture[None].float(), (height, width), mode='bilinear', antialias=True)[0]
-        return F.pad(small, (0, self.size - width, 0, self.size - height)).to(picture.dtype)
+        return F.pad(resize(picture[None], (height, width))[0], (0, self.size - width, 0, self.size - height))
 
     def targets(self, sizes: Sequence[Tensor]) -> Tensor:
         """Sizes of the objects (n,) of each picture -> histograms (B, bins) in [0, 1]: the highest of their bumps."""
