@@ -1,9 +1,9 @@
 """A trained SAFD: average precision, multiply-adds and time of its zooms, of the fixed pyramid, random and single zooms.
 
-The times are the thread's processor time, mean a picture, loading and post-processing included; all policies run on the same
-pictures, one after the other.
+The times are the thread's processor time, mean a picture, loading and post-processing included; all rows are of the same
+pictures, one after the other. ``--static`` adds the row of a detector of all sizes, which sees them as they are.
 
-    python benchmarks/safd_zooms.py CONFIG CHECKPOINT --out CSV
+    python benchmarks/safd_zooms.py CONFIG CHECKPOINT --static CONFIG CHECKPOINT --out CSV
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import DictAction
+from mmengine.runner import Runner
 
 from eff_plugins import dynamic
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import threads
+from eff_plugins.profiling.macs import count_macs
 
 
 def cases(model: Any) -> dict[str, Callable[[], None]]:
@@ -55,47 +58,66 @@ def cases(model: Any) -> dict[str, Callable[[], None]]:
     return found
 
 
+def tester(config: str, checkpoint: str, args: argparse.Namespace) -> Runner:
+    """What tests a checkpoint on the pictures, one at a time in this process."""
+    cfg = load_config(config, tempfile.mkdtemp(), args.cfg_options)
+    cfg.load_from = checkpoint
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False, batch_size=1)
+    if args.count:
+        cfg.test_dataloader.dataset.indices = args.count
+    return build_runner(cfg)
+
+
+def measured(runner: Runner) -> dict[str, Any]:
+    """Average precision and the time a picture."""
+    torch.manual_seed(0)
+    with threads(1):
+        start = time.thread_time()
+        metrics = runner.test()
+        spent = time.thread_time() - start
+    pictures = len(runner.test_dataloader.dataset)
+    return {
+        'AP50': metrics.get('coco/bbox_mAP_50', 0.0),
+        'AP': metrics.get('coco/bbox_mAP', 0.0),
+        'cpu_ms': f'{1000 * spent / pictures:.1f}',
+        'pictures': pictures,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('checkpoint')
+    parser.add_argument(
+        '--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a detector of all sizes, as trained'
+    )
     parser.add_argument('--size', type=int, nargs=2, default=(320, 320), help="pictures' height and width")
     parser.add_argument('--count', type=int, help='pictures, by default all of val')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, of both configs')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
-    cfg = load_config(args.config)
-    cfg.load_from = args.checkpoint
-    cfg.test_dataloader.update(num_workers=0, persistent_workers=False, batch_size=1)
-    if args.count:
-        cfg.test_dataloader.dataset.indices = args.count
-    cfg.work_dir = tempfile.mkdtemp()
-    runner = build_runner(cfg)
-    model: Any = dynamic.set_execution(runner.model, 'sparse')
+    command, rows = f'python {shlex.join(sys.argv)}', []
     picture = torch.zeros(3, *args.size)
+
+    def add(name: str, found: dict[str, Any], macs: torch.Tensor) -> None:
+        spread = dict(macs_mean=round(float(macs.mean())), macs_std=round(float(macs.std(correction=0))))
+        rows.append({'policy': name, **found, **spread, 'command': command})
+        print(rows[-1], flush=True)
+
+    runner = tester(args.config, args.checkpoint, args)
+    model: Any = dynamic.set_execution(runner.model, 'sparse')
     for number in range(len(model.spn.centres)):  # counts each size once, so that the counting is not timed
         model.zoom_macs(picture, number)
-    rows = []
     for name, switch in cases(model).items():
         switch()
-        torch.manual_seed(0)
-        with threads(1), dynamic.record(model) as stats:
-            start = time.thread_time()
-            metrics = runner.test()
-            spent = time.thread_time() - start
-        macs = torch.cat([entry.macs for entry in stats.entries])
-        rows.append(
-            {
-                'policy': name,
-                'AP50': metrics.get('coco/bbox_mAP_50', 0.0),
-                'AP': metrics.get('coco/bbox_mAP', 0.0),
-                'macs_mean': round(float(macs.mean())),
-                'macs_std': round(float(macs.std())),
-                'cpu_ms': f'{1000 * spent / len(macs):.1f}',
-                'pictures': len(macs),
-                'command': f'python {shlex.join(sys.argv)}',
-            }
-        )
-        print(rows[-1], flush=True)
+        with dynamic.record(model) as stats:
+            found = measured(runner)
+        add(name, found, torch.cat([entry.macs for entry in stats.entries]))
+    if args.static:
+        runner = tester(*args.static, args)
+        with torch.no_grad():
+            macs = count_macs(runner.model.eval(), lambda: runner.model(picture[None], mode='tensor'))['']
+        add('static', measured(runner), torch.tensor([float(macs)]))
     print(table([tuple(rows[0])[:-1], *(tuple(str(v) for v in r.values())[:-1] for r in rows)]))
     if args.out:
         write_csv(args.out, rows)

@@ -13,3 +13,4 @@ model = dict(
     proposal=dict(octaves=(-4.5, -1.0), bins=28, size=160),
     crop=192,
 )
+train_cfg = dict(max_epochs=5)

@@ -97,6 +97,16 @@ class Stats:
         """
         return 1 - self.saved_macs() / network_macs
 
+    def masked_beyond(self) -> float:
+        """Multiply-adds of all samples that masked execution computes beyond the dense network's: policies, unless the
+        method says otherwise.
+        """
+        total = 0.0
+        for entry in self.entries:
+            whole = entry.dense_macs + entry.policy_macs if entry.masked_macs is None else entry.masked_macs
+            total += float((torch.as_tensor(whole).detach() - entry.dense_macs).expand(len(entry.macs)).sum())
+        return total
+
     def ponders(self) -> list[Tensor]:
         """Mean ponder cost of each call of a module that halts."""
         return [entry.ponder.mean() for entry in self.entries if entry.ponder is not None]

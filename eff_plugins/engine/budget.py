@@ -112,13 +112,8 @@ class BudgetHook(Hook):
         if output is None:  # the pass failed
             self._stats = None
         elif self._counter is not None:
-            # masked execution computes everything, and the policies on top, unless the method says otherwise
-            beyond = 0.0
-            for entry in self._stats.entries:
-                whole = entry.dense_macs + entry.policy_macs if entry.masked_macs is None else entry.masked_macs
-                beyond += float((torch.as_tensor(whole).detach() - entry.dense_macs).expand(len(entry.macs)).sum())
             counted = self._counter.get_total_flops() / 2
-            self._network_macs[self._size] = (counted - beyond) / max(self._stats.samples, 1)
+            self._network_macs[self._size] = (counted - self._stats.masked_beyond()) / max(self._stats.samples, 1)
 
     def _extra(self, runner: Runner) -> dict[str, Tensor]:
         """The budget's losses of the forward pass at hand; logs what it spent."""
