@@ -22,6 +22,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from eff_plugins import dynamic
+from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import threads
@@ -62,7 +63,7 @@ def tester(config: str, checkpoint: str, args: argparse.Namespace) -> Runner:
     """What tests a checkpoint on the pictures, one at a time in this process."""
     cfg = load_config(config, tempfile.mkdtemp(), args.cfg_options)
     cfg.load_from = checkpoint
-    cfg.test_dataloader.update(num_workers=0, persistent_workers=False, batch_size=1)
+    cfg.test_dataloader = in_process(cfg.test_dataloader) | dict(batch_size=1)
     if args.count:
         cfg.test_dataloader.dataset.indices = args.count
     return build_runner(cfg)

@@ -26,6 +26,7 @@ from torch import Tensor
 from eff_plugins import adapt, dynamic
 from eff_plugins.compat.loading import safe_load
 from eff_plugins.deploy import Preparation, prepare
+from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import friendly, load_config, table
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import Latency, device_name, paired_ratio, threads
@@ -103,7 +104,7 @@ def main() -> None:
     cfg = adapt(load_config(args.config))
     loaded = safe_load(args.checkpoint)
     for name in ('train', 'val'):
-        cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=1)
+        cfg[f'{name}_dataloader'] = in_process(cfg[f'{name}_dataloader']) | dict(batch_size=1)
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
     cfg.train_dataloader.sampler.shuffle = False
     with threads(1):

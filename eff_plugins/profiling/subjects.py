@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
@@ -22,6 +21,7 @@ from eff_plugins.compat import require
 from eff_plugins.deploy.prepare import Preparation, prepare
 from eff_plugins.engine.calibration import in_process, training_batches
 from eff_plugins.engine.runs import check_checkpoint, load_config
+from eff_plugins.models.resolution.resample import resize
 from eff_plugins.naming import nearest
 
 DATA = ('real', 'random')
@@ -65,8 +65,7 @@ def _crop(rng: np.random.Generator, size: int) -> Tensor:
     side = int(rng.integers(min(photo.shape[:2]) // 2, min(photo.shape[:2]) + 1))
     top, left = (int(rng.integers(extent - side + 1)) for extent in photo.shape[:2])
     square = torch.from_numpy(photo[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float() / 255
-    square = F.interpolate(square, (size, size), mode='bilinear', antialias=True, align_corners=False)
-    return (square - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
+    return (resize(square, (size, size)) - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
 
 
 @dataclass
@@ -120,9 +119,7 @@ class Subject:
         return _preprocess(cfg, _batches_of(cfg, path, batch_size, count))
 
     def _sized(self, x: Tensor, size: int | None, how: Preparation) -> Tensor:
-        if size is not None and x.shape[2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)
-        return how.inputs(x)
+        return how.inputs(x if size is None else resize(x, (size, size)))
 
     def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
         """Run the prepared model once."""

@@ -12,12 +12,12 @@ from eff_plugins import dynamic
 from eff_plugins.dynamic.budget import fingerprint
 from eff_plugins.dynamic.losses import Situation, budget_loss
 from eff_plugins.dynamic.module import dynamic_modules
-from eff_plugins.dynamic.policies import Decide, random_decisions
+from eff_plugins.dynamic.policies import Decide, HardDecide, random_decisions
 from eff_plugins.dynamic.sampling import Schedule, gumbel_sigmoid, gumbel_softmax
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
 from eff_plugins.models.spatial.lasnet import LASNet, PatchMasker
 from eff_plugins.registry import MODELS
-from eff_plugins.testing.conformance import difference, tensors, varied
+from eff_plugins.testing.conformance import build, difference, tensors, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC
 
 TINY = dict(
@@ -197,9 +197,12 @@ def test_decide_switches_between_training_and_evaluation():
 
 
 @pytest.mark.parametrize('kind', Decide.KINDS)
-def test_what_kernels_compare_are_the_decisions(kind):
-    decide, scores = Decide().eval(), torch.randn(4, 1, 3, 3)
-    decide.kind, decide.threshold, decide.density = kind, 0.3, 0.5
+@pytest.mark.parametrize(
+    ('make', 'threshold'), [(Decide, 0.3), (lambda: HardDecide(0.3), 0.3), (lambda: HardDecide(0.3), -0.2)]
+)
+def test_what_kernels_compare_are_the_decisions(make, threshold, kind):
+    decide, scores = make().eval(), torch.randn(4, 1, 3, 3)
+    decide.kind, decide.threshold, decide.density = kind, threshold, 0.5
     torch.manual_seed(0)
     values, threshold = decide.cut(scores)
     torch.manual_seed(0)
@@ -289,7 +292,7 @@ def test_a_calibration_is_of_one_granularity_and_knows_wrapped_models():
 
 @pytest.mark.parametrize('label', sorted(DYNAMIC))
 def test_a_calibration_is_of_all_weights(label):
-    net = varied(DYNAMIC[label])[0]
+    net = build(DYNAMIC[label].model)
     other = copy.deepcopy(net)
     weights = [p for p in other.parameters() if p.ndim == 4]
     assert fingerprint(net) == fingerprint(other)

@@ -139,8 +139,12 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         """The annotations of a crop; objects outside of the detector's range are ignored."""
         shift = boxes.new_tensor([*corner, *corner])
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
-        moved = (boxes - shift) * zoom
-        clipped = torch.minimum(moved.clamp(min=0), limit)
+
+        def placed(corners: Tensor) -> tuple[Tensor, Tensor]:
+            moved = (corners - shift) * zoom
+            return moved, torch.minimum(moved.clamp(min=0), limit)
+
+        moved, clipped = placed(boxes)
         extent = clipped[:, 2:] - clipped[:, :2]
         seen = (extent.prod(1) > 0.3 * (moved[:, 2:] - moved[:, :2]).prod(1)) & (extent > 1).all(1)
         inside = (_sides(moved) / self.middle).log2().abs() <= self.reach + 1e-3
@@ -152,8 +156,7 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
         new.gt_instances = InstanceData(bboxes=clipped[seen & inside], labels=labels[seen & inside])
         ignored = [clipped[seen & ~inside]]
         if 'ignored_instances' in sample:  # crowds
-            crowds = (get_box_tensor(sample.ignored_instances.bboxes) - shift) * zoom
-            crowds = torch.minimum(crowds.clamp(min=0), limit)
+            _, crowds = placed(get_box_tensor(sample.ignored_instances.bboxes))
             ignored.append(crowds[(crowds[:, 2:] - crowds[:, :2] > 1).all(1)])
         new.ignored_instances = InstanceData(bboxes=torch.cat(ignored))
         return new

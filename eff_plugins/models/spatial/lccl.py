@@ -90,7 +90,8 @@ class CollaborativeGate(DynamicModule):
         if self.execution == 'dense':
             return block.run(x)
         # what is computed whole counts as whole, in masked evaluation, too
-        ready = None if self.training else self.rows.prepared(block)
+        sparse = self.execution == 'sparse'
+        ready = self.rows.prepared(block) if sparse or (recording() and not self.training) else None
         # a control that switches all on or off stands for the plain convolution, or none
         plain = self.decide.kind in ('all', 'none')
         y, decided = x, []
@@ -100,7 +101,7 @@ class CollaborativeGate(DynamicModule):
                 continue
             factor = self.layers[str(i)](y)
             scores = factor if factor.shape[1] == 1 else factor.amax(1, keepdim=True)
-            if ready is not None and self.execution == 'sparse':
+            if ready is not None and sparse:
                 values, threshold = self.decide.cut(scores)
                 on = values > threshold
                 y, whole = self._computed(ready, i, y, on, None if plain else factor)
