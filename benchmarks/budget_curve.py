@@ -1,9 +1,11 @@
-"""Metrics of a trained dynamic network against its multiply-adds: any config, several budgets, without retraining.
+"""Average precision of a trained dynamic detector against its multiply-adds, at several budgets, without retraining.
 
 A row with everything on (``all``, the network as it was trained, short of its decisions), then one for each policy and
-budget. Thresholds are calibrated once a policy, on pictures of the training split.
+budget. Thresholds are calibrated once a policy, on pictures of the training split. With several checkpoints, of one config
+and several seeds, all are means over them. The intervals are those of the difference in AP (paired bootstrap over the
+pictures), in points, from everything on and from random decisions at the same budget.
 
-    python benchmarks/budget_curve.py configs/lasnet/lasnet_effnet-lite0_bccd.py CHECKPOINT --budgets 0.95 0.9 0.85 --out CSV
+    python benchmarks/budget_curve.py configs/lasnet/lasnet_effnet-lite0_bccd.py CHECKPOINT ... --budgets 0.95 0.9 --out CSV
 """
 
 from __future__ import annotations
@@ -15,45 +17,81 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.engine.execution import Operation, test_as
 from eff_plugins.engine.runs import add_common_arguments, check_checkpoint, friendly, load_config, table
+from eff_plugins.evaluation.bootstrap import CocoPictures, interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 
+AP = 'coco/bbox_mAP'
+Tested = tuple[dict[str, Any], np.ndarray]  # figures, AP of each draw of the pictures
 
-def test(args: argparse.Namespace, operation: Operation) -> dict[str, Any]:
-    """The metrics of one test, and what it spent."""
+
+def test(args: argparse.Namespace, checkpoint: str, operation: Operation, folder: str) -> Tested:
+    """One test: what it spent, its metrics, and how they vary with the pictures."""
     cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
-    cfg.load_from = args.checkpoint
-    _, hook, metrics = test_as(cfg, operation)
+    cfg.load_from = checkpoint
+    cfg.test_evaluator.outfile_prefix = f'{folder}/found'
+    runner, hook, metrics = test_as(cfg, operation)
     assert hook.spent is not None
-    spent = dict(executed_share=round(hook.spent.share, 4), density=round(hook.spent.density, 4))
-    return spent | {name: round(value, 4) for name, value in metrics.items() if isinstance(value, float)}
+    pictures = CocoPictures.of(runner.test_evaluator.metrics[0])
+    figures = dict(executed_share=hook.spent.share, density=hook.spent.density)
+    figures |= {name: value for name, value in metrics.items() if isinstance(value, float)}
+    return figures | dict(pictures=pictures.pictures), resampled(
+        lambda times: pictures.ap(times).mean(), pictures.pictures
+    )
+
+
+def minus(seeds: list[Tested], others: list[Tested] | None, name: str) -> dict[str, Any]:
+    """Columns of the interval of a difference, empty where there is nothing to compare with."""
+    ends: tuple[Any, ...] = ('', '')
+    if others is not None:
+        differences = np.mean([draws for _, draws in seeds], 0) - np.mean([draws for _, draws in others], 0)
+        ends = tuple(round(100 * end, 2) for end in interval(differences))
+    return {f'minus_{name}_low': ends[0], f'minus_{name}_high': ends[1]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
-    parser.add_argument('checkpoint')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument('--budgets', type=float, nargs='+', required=True)
     parser.add_argument('--policies', nargs='+', default=['learned', 'random'])
     parser.add_argument('--calibration-samples', type=int, default=64)
     parser.add_argument('--out', type=Path, required=True, metavar='CSV')
     add_common_arguments(parser)
     args = parser.parse_args()
-    check_checkpoint(args.checkpoint)
+    for checkpoint in args.checkpoints:
+        check_checkpoint(checkpoint)
     torch.set_num_threads(1)
-    model, rows = Path(args.config).stem, []
+    found: dict[tuple[str, float | None], list[Tested]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for policy in ('all', *args.policies):
             for budget in [None] if policy == 'all' else args.budgets:
-                torch.manual_seed(0)
-                kept = None if budget is None else str(Path(folder) / f'{policy}.json')
-                found = test(args, Operation('sparse', budget, policy, kept, args.calibration_samples))
-                how = dict(config=model, policy=policy, budget='' if budget is None else budget)
-                rows.append(how | found | dict(command=f'python {shlex.join(sys.argv)}'))
+                found[policy, budget] = []
+                for seed, checkpoint in enumerate(args.checkpoints):
+                    torch.manual_seed(seed)
+                    kept = None if budget is None else str(Path(folder) / f'{policy}-{seed}.json')
+                    operation = Operation('sparse', budget, policy, kept, args.calibration_samples)
+                    found[policy, budget].append(test(args, checkpoint, operation, folder))
+    rows = []
+    for (policy, budget), seeds in found.items():
+        figures = [figures for figures, _ in seeds]
+        rows.append(
+            dict(config=Path(args.config).stem, policy=policy, budget='' if budget is None else budget)
+            | {
+                name: round(float(np.mean([one[name] for one in figures])), 4)
+                for name in figures[0]
+                if name != 'pictures'
+            }
+            | {f'{AP}_seeds': ' '.join(f'{one[AP]:.3f}' for one in figures)}
+            | minus(seeds, None if policy == 'all' else found['all', None], 'all')
+            | minus(seeds, None if policy == 'random' else found.get(('random', budget)), 'random')
+            | dict(pictures=figures[0]['pictures'], command=f'python {shlex.join(sys.argv)}')
+        )
     shown = [name for name in rows[0] if name not in ('config', 'command')]
     print(table([tuple(shown), *(tuple(str(row[name]) for name in shown) for row in rows)]))
     write_csv(args.out, rows)

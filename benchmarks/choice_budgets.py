@@ -25,6 +25,7 @@ from eff_plugins import dynamic
 from eff_plugins.compat.loading import safe_load
 from eff_plugins.dynamic.module import decisions
 from eff_plugins.engine.runs import friendly, load_config, table
+from eff_plugins.evaluation.bootstrap import mean_interval
 from eff_plugins.hub.load import load_strict
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.registry import DATASETS, MODELS
@@ -107,7 +108,6 @@ def main() -> None:
         results, dense = measure(model.eval(), cfg, args.budgets)
         found.append(compared(results))
     count = len(next(iter(found[0].values()))[0])
-    draws = np.random.default_rng(0).integers(0, count, (4000, count))
     rows = []
     for kind, setting in found[0]:
         seeds = [results[kind, setting] for results in found if (kind, setting) in results]
@@ -121,7 +121,7 @@ def main() -> None:
             'accuracy_seeds': ' '.join(f'{seed[0].mean():.3f}' for seed in seeds),
         }
         for name, control in zip(CONTROLS, controls, strict=True):
-            low, high = np.percentile((right - control)[draws].mean(1), [2.5, 97.5])
+            low, high = mean_interval(right - control)
             row |= {
                 f'{name}_at_equal_macs': f'{control.mean():.4f}',
                 f'minus_{name}_low': f'{low:+.4f}',

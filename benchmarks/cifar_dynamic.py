@@ -31,6 +31,7 @@ from eff_plugins.dynamic.budget import set_knob
 from eff_plugins.dynamic.sampling import Schedule
 from eff_plugins.engine.budget import BudgetHook
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
+from eff_plugins.evaluation.bootstrap import mean_interval
 from eff_plugins.profiling.benchmark import write_csv
 
 HELD_OUT = 400
@@ -80,11 +81,9 @@ def evaluate(model: Any, inputs: list[Tensor], labels: Tensor) -> Result:
     return torch.cat(right).numpy(), sum(shares) / count, sum(densities) / count
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % of the mean of ``differences`` (N,), in points."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(differences, len(differences)).mean() * 100 for _ in range(2000)]
-    return tuple(np.percentile(means, [2.5, 97.5]).round(2))  # type: ignore[return-value]
+def points(differences: np.ndarray) -> tuple[float, ...]:
+    """95 % interval of the mean of ``differences`` (N,), in points."""
+    return tuple(round(100 * end, 2) for end in mean_interval(differences))
 
 
 def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[float, Result]:
@@ -152,8 +151,8 @@ def main() -> None:
     for budget in args.budgets:
         means = {policy: np.mean([seed[budget][0] for seed in seeds], 0) for policy, seeds in found.items()}
         for policy, right in means.items():
-            low, high = interval(right - dense)
-            better = interval(right - means['random']) if 'random' in means else ('', '')
+            low, high = points(right - dense)
+            better = points(right - means['random']) if 'random' in means else ('', '')
             seeds = [seed[budget] for seed in found[policy]]
             rows.append(
                 dict(

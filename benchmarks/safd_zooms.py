@@ -1,9 +1,11 @@
 """A trained SAFD: average precision, multiply-adds and time of its zooms, of the fixed pyramid, random and single zooms.
 
 The times are the thread's processor time, mean a picture, loading and post-processing included; all rows are of the same
-pictures, one after the other. ``--static`` adds the row of a detector of all sizes, which sees them as they are.
+pictures, one after the other. With several checkpoints, of one config and several seeds, all are means over them.
+``--static`` adds the row of a detector of all sizes, which sees them as they are. The intervals are those of the difference
+in AP50 from the fixed pyramid (paired bootstrap over the pictures).
 
-    python benchmarks/safd_zooms.py CONFIG CHECKPOINT --static CONFIG CHECKPOINT --out CSV
+    python benchmarks/safd_zooms.py CONFIG CHECKPOINT ... --static CONFIG CHECKPOINT ... --out CSV
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import DictAction
 from mmengine.runner import Runner
@@ -24,6 +27,7 @@ from mmengine.runner import Runner
 from eff_plugins import dynamic
 from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
+from eff_plugins.evaluation.bootstrap import CocoPictures, interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import threads
 from eff_plugins.profiling.macs import count_macs
@@ -61,64 +65,93 @@ def cases(model: Any) -> dict[str, Callable[[], None]]:
 
 def tester(config: str, checkpoint: str, args: argparse.Namespace) -> Runner:
     """What tests a checkpoint on the pictures, one at a time in this process."""
-    cfg = load_config(config, tempfile.mkdtemp(), args.cfg_options)
+    folder = tempfile.mkdtemp()
+    cfg = load_config(config, folder, args.cfg_options)
     cfg.load_from = checkpoint
     cfg.test_dataloader = in_process(cfg.test_dataloader) | dict(batch_size=1)
+    cfg.test_evaluator.outfile_prefix = f'{folder}/found'
     if args.count:
         cfg.test_dataloader.dataset.indices = args.count
     return build_runner(cfg)
 
 
-def measured(runner: Runner) -> dict[str, Any]:
-    """Average precision and the time a picture."""
-    torch.manual_seed(0)
+def measured(runner: Runner, seed: int) -> dict[str, Any]:
+    """Average precision, of each draw of the pictures, too, and the time a picture."""
+    torch.manual_seed(seed)
     with threads(1):
         start = time.thread_time()
         metrics = runner.test()
         spent = time.thread_time() - start
-    pictures = len(runner.test_dataloader.dataset)
+    pictures = CocoPictures.of(runner.test_evaluator.metrics[0])
+    return dict(
+        AP50=metrics.get('coco/bbox_mAP_50', 0.0),
+        AP=metrics.get('coco/bbox_mAP', 0.0),
+        cpu_ms=1000 * spent / pictures.pictures,
+        pictures=pictures.pictures,
+        draws=resampled(lambda times: pictures.ap(times)[0], pictures.pictures),
+    )
+
+
+def zooms(checkpoint: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(row, what was found) of one checkpoint."""
+    runner = tester(args.config, checkpoint, args)
+    model: Any = dynamic.set_execution(runner.model, 'sparse')
+    for number in range(len(model.spn.centres)):  # counts each size once, so that the counting is not timed
+        model.zoom_macs(torch.zeros(3, *args.size), number)
+    for name, switch in cases(model).items():
+        switch()
+        with dynamic.record(model) as stats:
+            found = measured(runner, seed)
+        yield name, found | dict(macs=torch.cat([entry.macs for entry in stats.entries]))
+
+
+def static(checkpoint: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As :func:`zooms`, of one detector of all sizes."""
+    runner = tester(args.static[0], checkpoint, args)
+    with torch.no_grad():
+        picture = torch.zeros(1, 3, *args.size)
+        macs = count_macs(runner.model.eval(), lambda: runner.model(picture, mode='tensor'))['']
+    yield 'static', measured(runner, seed) | dict(macs=torch.tensor([float(macs)]))
+
+
+def row(name: str, seeds: list[dict[str, Any]], pyramid: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table."""
+    macs = torch.cat([seed['macs'] for seed in seeds])
+    differences = np.mean([seed['draws'] for seed in seeds], 0) - np.mean([seed['draws'] for seed in pyramid], 0)
+    low, high = interval(differences)
     return {
-        'AP50': metrics.get('coco/bbox_mAP_50', 0.0),
-        'AP': metrics.get('coco/bbox_mAP', 0.0),
-        'cpu_ms': f'{1000 * spent / pictures:.1f}',
-        'pictures': pictures,
+        'policy': name,
+        'AP50': f'{np.mean([seed["AP50"] for seed in seeds]):.3f}',
+        'AP': f'{np.mean([seed["AP"] for seed in seeds]):.3f}',
+        'AP50_seeds': ' '.join(f'{seed["AP50"]:.3f}' for seed in seeds),
+        'minus_pyramid_low': f'{low:+.3f}',
+        'minus_pyramid_high': f'{high:+.3f}',
+        'cpu_ms': f'{np.mean([seed["cpu_ms"] for seed in seeds]):.1f}',
+        'pictures': seeds[0]['pictures'],
+        'macs_mean': round(float(macs.mean())),
+        'macs_std': round(float(macs.std(correction=0))),
+        'command': f'python {shlex.join(sys.argv)}',
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
-    parser.add_argument('checkpoint')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument(
-        '--static', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a detector of all sizes, as trained'
+        '--static', nargs='+', default=[], metavar=('CONFIG', 'CHECKPOINT'), help='detectors of all sizes, as trained'
     )
     parser.add_argument('--size', type=int, nargs=2, default=(320, 320), help="pictures' height and width")
     parser.add_argument('--count', type=int, help='pictures, by default all of val')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, of both configs')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
-    command, rows = f'python {shlex.join(sys.argv)}', []
-    picture = torch.zeros(3, *args.size)
-
-    def add(name: str, found: dict[str, Any], macs: torch.Tensor) -> None:
-        spread = dict(macs_mean=round(float(macs.mean())), macs_std=round(float(macs.std(correction=0))))
-        rows.append({'policy': name, **found, **spread, 'command': command})
-        print(rows[-1], flush=True)
-
-    runner = tester(args.config, args.checkpoint, args)
-    model: Any = dynamic.set_execution(runner.model, 'sparse')
-    for number in range(len(model.spn.centres)):  # counts each size once, so that the counting is not timed
-        model.zoom_macs(picture, number)
-    for name, switch in cases(model).items():
-        switch()
-        with dynamic.record(model) as stats:
-            found = measured(runner)
-        add(name, found, torch.cat([entry.macs for entry in stats.entries]))
-    if args.static:
-        runner = tester(*args.static, args)
-        with torch.no_grad():
-            macs = count_macs(runner.model.eval(), lambda: runner.model(picture[None], mode='tensor'))['']
-        add('static', measured(runner), torch.tensor([float(macs)]))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for measure, checkpoints in ((zooms, args.checkpoints), (static, args.static[1:])):
+        for seed, checkpoint in enumerate(checkpoints):
+            for name, one in measure(checkpoint, seed, args):
+                found.setdefault(name, []).append(one)
+    rows = [row(name, seeds, found['pyramid']) for name, seeds in found.items()]
     print(table([tuple(rows[0])[:-1], *(tuple(str(v) for v in r.values())[:-1] for r in rows)]))
     if args.out:
         write_csv(args.out, rows)

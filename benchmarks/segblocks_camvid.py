@@ -2,9 +2,11 @@
 
 The threshold is calibrated on training pictures. Each picture of val is then segmented by the plain network (``dense``) and,
 at each budget, with learned and with random decisions, one after the other, so that times are compared in pairs. All are
-prepared alike: BatchNorm folded, channels-last, weights packed.
+prepared alike: BatchNorm folded, channels-last, weights packed. With several checkpoints, of one config and several seeds,
+all are means over them. The intervals are those of the difference in mIoU (paired bootstrap over the pictures), in points,
+from the plain network and from random decisions at the same budget.
 
-    python benchmarks/segblocks_camvid.py CONFIG CHECKPOINT --out benchmarks/results/segblocks_camvid.csv
+    python benchmarks/segblocks_camvid.py CONFIG CHECKPOINT ... --out benchmarks/results/segblocks_camvid.csv
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from eff_plugins.compat.loading import safe_load
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import friendly, load_config, table
+from eff_plugins.evaluation.bootstrap import interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import Latency, device_name, paired_ratio, threads
 
@@ -38,8 +41,8 @@ class Setting:
     """One way of running the model, and what came of it."""
 
     def __init__(self, policy: str, budget: float | None, knob: float, classes: int) -> None:
-        self.policy, self.budget, self.knob = policy, budget, knob
-        self.confusion = np.zeros((classes, classes), np.int64)
+        self.policy, self.budget, self.knob, self.classes = policy, budget, knob, classes
+        self.confusions: list[np.ndarray] = []  # (classes, classes) of each picture
         self.ms: list[float] = []
         self.shares: list[float] = []
         self.densities: list[float] = []
@@ -51,10 +54,11 @@ class Setting:
         for decide in dynamic.module.decisions(model):
             setattr(decide, 'threshold' if self.policy == 'learned' else 'density', self.knob)
 
-    def miou(self) -> float:
-        """Mean over the classes that occur, in per cent."""
-        hit = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - hit
+    def miou(self, times: np.ndarray) -> float:
+        """Mean over the classes that occur, in per cent, of the pictures taken ``times`` (N,) each."""
+        confusion = np.tensordot(times, np.stack(self.confusions), 1)
+        hit = np.diag(confusion)
+        union = confusion.sum(0) + confusion.sum(1) - hit
         return 100 * float(np.mean(hit[union > 0] / union[union > 0]))
 
 
@@ -67,9 +71,9 @@ def segment(model: Any, x: Tensor, labels: Tensor, setting: Setting) -> None:
     logits = torch.nn.functional.interpolate(logits, x.shape[2:], mode='bilinear')
     found = logits.argmax(1)[:, : labels.shape[1], : labels.shape[2]]
     valid = labels != IGNORED
-    classes = len(setting.confusion)
-    pairs = (labels[valid] * classes + found[valid]).numpy()
-    setting.confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    pairs = (labels[valid] * setting.classes + found[valid]).numpy()
+    counts = np.bincount(pairs, minlength=setting.classes**2)
+    setting.confusions.append(counts.reshape(setting.classes, setting.classes))
 
 
 def inputs(loader: Any, model: Any, count: int | None) -> Any:
@@ -92,17 +96,10 @@ def calibrated(model: Any, pictures: list[Tensor], args: argparse.Namespace, cla
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
-    parser.add_argument('--budgets', type=float, nargs='+', default=[0.55, 0.7, 0.85])
-    parser.add_argument('--calibrate', type=int, default=24, help='training pictures')
-    parser.add_argument('--pictures', type=int, help='of val; by default all')
-    parser.add_argument('--out', type=Path, metavar='CSV')
-    args = parser.parse_args()
+def measure(checkpoint: str, args: argparse.Namespace) -> tuple[list[Setting], float]:
+    """All settings of one checkpoint, and the plain network's multiply-adds a picture."""
     cfg = adapt(load_config(args.config))
-    loaded = safe_load(args.checkpoint)
+    loaded = safe_load(checkpoint)
     for name in ('train', 'val'):
         cfg[f'{name}_dataloader'] = in_process(cfg[f'{name}_dataloader']) | dict(batch_size=1)
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
@@ -126,27 +123,52 @@ def main() -> None:
                         model(x, mode='tensor')
                     setting.shares.append(float(stats.share(totals[tuple(x.shape)])))
                     setting.densities.append(float(stats.entries[0].density.mean()))
-    report(settings, sum(totals.values()) / len(totals), args)
+    return settings, sum(totals.values()) / len(totals)
 
 
-def report(settings: list[Setting], total: float, args: argparse.Namespace) -> None:
-    """Print and write a row a setting."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
+    parser.add_argument('--budgets', type=float, nargs='+', default=[0.55, 0.7, 0.85])
+    parser.add_argument('--calibrate', type=int, default=24, help='training pictures')
+    parser.add_argument('--pictures', type=int, help='of val; by default all')
+    parser.add_argument('--out', type=Path, metavar='CSV')
+    args = parser.parse_args()
+    measured = [measure(checkpoint, args) for checkpoint in args.checkpoints]
+    seeds = [settings for settings, _ in measured]
+    report({(one[0].policy, one[0].budget): list(one) for one in zip(*seeds, strict=True)}, measured[0][1], args)
+
+
+def report(found: dict[tuple[str, float | None], list[Setting]], total: float, args: argparse.Namespace) -> None:
+    """Print and write a row a setting, each measured with every seed."""
     rows = []
-    dense = Latency(tuple(settings[0].ms))
-    for setting in settings:
-        latency = Latency(tuple(setting.ms))
-        share = float(np.mean(setting.shares or [1.0]))
+    count = len(found['all', None][0].ms)
+    mious = {key: np.mean([resampled(seed.miou, count) for seed in seeds], 0) for key, seeds in found.items()}
+    dense = Latency(tuple(ms for seed in found['all', None] for ms in seed.ms))
+    for (policy, budget), seeds in found.items():
+        latency = Latency(tuple(ms for seed in seeds for ms in seed.ms))
+        share = float(np.mean([share for seed in seeds for share in seed.shares or [1.0]]))
         ratio = paired_ratio(latency, dense)
+        each = [seed.miou(np.ones(count, int)) for seed in seeds]
+        row = dict(
+            model=Path(args.config).stem,
+            execution='dense' if budget is None else 'sparse',
+            policy=policy,
+            budget=budget,
+            share=round(share, 4),
+            density=round(float(np.mean([density for seed in seeds for density in seed.densities or [1.0]])), 3),
+            mIoU=round(float(np.mean(each)), 2),
+            mIoU_seeds=' '.join(f'{miou:.2f}' for miou in each),
+        )
+        for name, other in (('dense', ('all', None)), ('random', ('random', budget))):
+            ends = interval(mious[policy, budget] - mious[other]) if other in mious else (None, None)
+            low, high = (None if end is None else round(end, 2) for end in ends)
+            row |= {f'minus_{name}_low': low, f'minus_{name}_high': high}
         rows.append(
-            dict(
-                model=Path(args.config).stem,
-                execution='dense' if setting.budget is None else 'sparse',
-                policy=setting.policy,
-                budget=setting.budget,
-                share=round(share, 4),
-                density=round(float(np.mean(setting.densities or [1.0])), 3),
-                mIoU=round(setting.miou(), 2),
-                pictures=len(setting.ms),
+            row
+            | dict(
+                pictures=count,
                 macs_mean=round(share * total),
                 latency_ms_p50=round(latency.p50, 2),
                 latency_ms_p90=round(latency.p90, 2),
@@ -154,7 +176,7 @@ def report(settings: list[Setting], total: float, args: argparse.Namespace) -> N
                 ratio=round(ratio.median, 4),
                 ratio_low=round(ratio.low, 4),
                 ratio_high=round(ratio.high, 4),
-                realised_saving=None if setting.budget is None else round((1 - ratio.median) / (1 - share), 3),
+                realised_saving=None if budget is None else round((1 - ratio.median) / (1 - share), 3),
                 device=device_name('cpu'),
                 threads=1,
                 torch=torch.__version__,
@@ -163,7 +185,7 @@ def report(settings: list[Setting], total: float, args: argparse.Namespace) -> N
         )
     if args.out:
         write_csv(args.out, rows)
-    shown = ('policy', 'budget', 'share', 'mIoU', 'latency_ms_p50', 'ratio', 'realised_saving')
+    shown = ('policy', 'budget', 'share', 'mIoU', 'mIoU_seeds', 'latency_ms_p50', 'ratio', 'realised_saving')
     print(table([shown, *([str(row[key]) for key in shown] for row in rows)]))
 
 
