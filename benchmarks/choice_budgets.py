@@ -4,14 +4,15 @@ The knob is fitted on pictures that did not train the network (those of the trai
 and ``val`` is read once. The multiply-adds are those executed, policy included. ``fixed_at_equal_macs`` is the accuracy of
 the fixed exits or resolutions, interpolated at the row's multiply-adds, ``random_at_equal_macs`` that of the random policy;
 the intervals are those of the differences (paired bootstrap over the pictures). With several checkpoints, of one config and
-several seeds, all are means over them.
+several seeds, all are means over them; what ``--kept`` wrote of a checkpoint can take its place.
 
-    python benchmarks/choice_budgets.py CONFIG CHECKPOINT ... --out CSV
+    python benchmarks/choice_budgets.py CONFIG CHECKPOINT ... --kept DIR --out CSV
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -85,6 +86,23 @@ def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[dict[tuple[str,
     return results, dynamic.network_macs(model, lambda: model(inputs[0][:1]), 1)
 
 
+def keep(path: Path, results: dict[tuple[str, str], Result], dense: float) -> None:
+    """Write what :func:`measure` found, picture by picture."""
+    rows = [
+        dict(policy=kind, setting=setting, macs=macs, right=''.join('01'[hit] for hit in right.tolist()))
+        for (kind, setting), (right, macs) in results.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(dense=dense, rows=rows), indent=1) + '\n')
+
+
+def kept(path: Path) -> tuple[dict[tuple[str, str], Result], float]:
+    """What :func:`keep` wrote."""
+    found = json.loads(path.read_text())
+    results = {(r['policy'], r['setting']): (np.array(list(r['right'])) == '1', r['macs']) for r in found['rows']}
+    return results, found['dense']
+
+
 def compared(results: dict[tuple[str, str], Result]) -> dict[tuple[str, str], tuple[Any, ...]]:
     """As ``results``, with the (N,) share of fixed and of random choices at equal cost that are right on each picture."""
     controls = [[found for (kind, _), found in results.items() if kind == control] for control in CONTROLS]
@@ -98,14 +116,22 @@ def main() -> None:
     parser.add_argument('config')
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument('--budgets', type=float, nargs='+', default=[0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    parser.add_argument(
+        '--kept', type=Path, metavar='DIR', help='write there what each checkpoint found, picture by picture'
+    )
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
     cfg = load_config(args.config)
     found = []
-    for checkpoint in args.checkpoints:
-        model: Any = MODELS.build(cfg.model)
-        load_strict(model, safe_load(checkpoint)['state_dict'], checkpoint)
-        results, dense = measure(model.eval(), cfg, args.budgets)
+    for seed, checkpoint in enumerate(args.checkpoints):
+        if checkpoint.endswith('.json'):
+            results, dense = kept(Path(checkpoint))
+        else:
+            model: Any = MODELS.build(cfg.model)
+            load_strict(model, safe_load(checkpoint)['state_dict'], checkpoint)
+            results, dense = measure(model.eval(), cfg, args.budgets)
+            if args.kept:
+                keep(args.kept / f'{Path(args.config).stem}-{seed}.json', results, dense)
         found.append(compared(results))
     count = len(next(iter(found[0].values()))[0])
     rows = []
