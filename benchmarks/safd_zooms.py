@@ -82,7 +82,7 @@ def measured(runner: Runner, seed: int) -> dict[str, Any]:
         start = time.thread_time()
         metrics = runner.test()
         spent = time.thread_time() - start
-    pictures = CocoPictures.of(runner.test_evaluator.metrics[0])
+    pictures = CocoPictures.of(runner.test_evaluator.metrics[0], [0.5])
     return dict(
         AP50=metrics.get('coco/bbox_mAP_50', 0.0),
         AP=metrics.get('coco/bbox_mAP', 0.0),

@@ -48,9 +48,10 @@ class CocoPictures:
     Args:
         truth: The annotations.
         predictions: A dict a box, as in COCO's result files.
+        ious: At which a box counts as found; by default COCO's 0.5, 0.55 to 0.95.
     """
 
-    def __init__(self, truth: COCO, predictions: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, truth: COCO, predictions: Sequence[dict[str, Any]], ious: Sequence[float] | None = None) -> None:
         from pycocotools.coco import COCO  # comes with mmdet
         from pycocotools.cocoeval import COCOeval
 
@@ -59,25 +60,26 @@ class CocoPictures:
             found = COCOeval(truth, boxes, 'bbox')
             params = found.params
             params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], ['all'], [100]
+            params.iouThrs = params.iouThrs if ious is None else np.array(ious)
             found.evaluate()
-        self.thresholds = params.iouThrs
+        self.ious = params.iouThrs
         self.recalls = params.recThrs
         self.pictures = len(params.imgIds)
         grid = [found.evalImgs[i : i + self.pictures] for i in range(0, len(found.evalImgs), self.pictures)]
-        self.classes = [_Class(row, len(self.thresholds)) for row in grid]
+        self.classes = [_Class(row, len(self.ious)) for row in grid]
 
     @classmethod
-    def of(cls, metric: Any) -> CocoPictures:
+    def of(cls, metric: Any, ious: Sequence[float] | None = None) -> CocoPictures:
         """What mmdet's ``CocoMetric`` found last; its ``outfile_prefix`` must be set."""
-        return cls(metric._coco_api, json.loads(Path(f'{metric.outfile_prefix}.bbox.json').read_text()))
+        return cls(metric._coco_api, json.loads(Path(f'{metric.outfile_prefix}.bbox.json').read_text()), ious)
 
     def ap(self, times: Counts) -> np.ndarray:
-        """(T,) average precision at IoU 0.5, 0.55 to 0.95 of the pictures taken ``times`` (N,) each.
+        """(T,) average precision at each of ``ious`` of the pictures taken ``times`` (N,) each.
 
         Classes without an object there are left out, as COCO does; without any object it is 0.
         """
         found = [precision for one in self.classes if (precision := one.precision(times, self.recalls)) is not None]
-        return np.mean(found, 0) if found else np.zeros(len(self.thresholds))
+        return np.mean(found, 0) if found else np.zeros(len(self.ious))
 
 
 class _Class:

@@ -71,6 +71,7 @@ def test_average_precision_of_a_draw_is_that_of_the_pictures_copied(seed):
     pictures = CocoPictures(*coco(7, rows))
     everything = pictures.ap(np.ones(7, int))
     assert 0.05 < everything.mean() < 0.95
+    assert CocoPictures(*coco(7, rows), [0.75, 0.5]).ap(np.ones(7, int)).tolist() == [everything[5], everything[0]]
     for times in (np.ones(7, int), draws(7)[seed], np.array([0, 3, 0, 1, 0, 0, 2])):
         ap = pictures.ap(times)
         np.testing.assert_allclose([ap.mean(), ap[0], ap[5]], reference(*coco(7, rows, times)), atol=1e-9)
