@@ -30,7 +30,7 @@ from eff_plugins.compat.loading import safe_load
 from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import friendly, load_config, table
-from eff_plugins.evaluation.bootstrap import interval, resampled
+from eff_plugins.evaluation.bootstrap import paired_interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import Latency, device_name, paired_ratio, threads
 
@@ -144,7 +144,7 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
     """Print and write a row a setting, each measured with every seed."""
     rows = []
     count = len(found['all', None][0].ms)
-    mious = {key: np.mean([resampled(seed.miou, count) for seed in seeds], 0) for key, seeds in found.items()}
+    mious = {key: [resampled(seed.miou, count) for seed in seeds] for key, seeds in found.items()}
     dense = Latency(tuple(ms for seed in found['all', None] for ms in seed.ms))
     for (policy, budget), seeds in found.items():
         latency = Latency(tuple(ms for seed in seeds for ms in seed.ms))
@@ -162,7 +162,7 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
             mIoU_seeds=' '.join(f'{miou:.2f}' for miou in each),
         )
         for name, other in (('dense', ('all', None)), ('random', ('random', budget))):
-            ends = interval(mious[policy, budget] - mious[other]) if other in mious else (None, None)
+            ends = paired_interval(mious[policy, budget], mious[other]) if other in mious else (None, None)
             low, high = (None if end is None else round(end, 2) for end in ends)
             row |= {f'minus_{name}_low': low, f'minus_{name}_high': high}
         rows.append(

@@ -35,6 +35,11 @@ def interval(values: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
+def paired_interval(ours: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Interval:
+    """95 % interval of the difference of two means over seeds, given each seed's values (number,) on the same draws."""
+    return interval(np.mean(ours, 0) - np.mean(others, 0))
+
+
 def mean_interval(differences: np.ndarray) -> Interval:
     """95 % interval of the mean of ``differences`` (N,), one a picture."""
     return interval(draws(len(differences)) @ differences / len(differences))
@@ -86,17 +91,15 @@ class _Class:
     """What was matched of one class: boxes by falling score."""
 
     def __init__(self, pictures: Sequence[dict[str, Any] | None], thresholds: int) -> None:
-        there = [(i, found) for i, found in enumerate(pictures) if found is not None]
-        self.truths = np.zeros(len(pictures), int)
-        for i, found in there:
-            self.truths[i] = np.count_nonzero(found['gtIgnore'] == 0)
-        scores = np.concatenate([found['dtScores'] for _, found in there] or [np.zeros(0)])
-        order = np.argsort(-scores, kind='stable')
-        empty = np.zeros((thresholds, 0))
-        ignored = np.concatenate([found['dtIgnore'] for _, found in there] or [empty], 1)[:, order] > 0
-        matched = np.concatenate([found['dtMatches'] for _, found in there] or [empty], 1)[:, order] > 0
-        owner = np.concatenate([np.full(len(found['dtScores']), i) for i, found in there] or [np.zeros(0)])
-        self.owner = owner[order].astype(int)
+        none = np.zeros((thresholds, 0))
+        nothing = dict(gtIgnore=np.zeros(0), dtScores=np.zeros(0), dtIgnore=none, dtMatches=none)
+        rows = [found or nothing for found in pictures]
+        self.truths = np.array([np.count_nonzero(row['gtIgnore'] == 0) for row in rows])
+        order = np.argsort(-np.concatenate([row['dtScores'] for row in rows]), kind='stable')
+        self.owner = np.repeat(np.arange(len(rows)), [len(row['dtScores']) for row in rows])[order]
+        ignored, matched = (
+            np.concatenate([row[name] for row in rows], 1)[:, order] > 0 for name in ('dtIgnore', 'dtMatches')
+        )
         self.right, self.wrong = matched & ~ignored, ~matched & ~ignored
 
     def precision(self, times: Counts, recalls: np.ndarray) -> np.ndarray | None:
