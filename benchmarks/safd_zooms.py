@@ -27,7 +27,7 @@ from mmengine.runner import Runner
 from eff_plugins import dynamic
 from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
-from eff_plugins.evaluation.bootstrap import CocoPictures, interval, resampled
+from eff_plugins.evaluation.bootstrap import CocoPictures, paired_interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.profiling.latency import threads
 from eff_plugins.profiling.macs import count_macs
@@ -117,8 +117,7 @@ def static(checkpoint: str, seed: int, args: argparse.Namespace) -> Iterator[tup
 def row(name: str, seeds: list[dict[str, Any]], pyramid: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of the table."""
     macs = torch.cat([seed['macs'] for seed in seeds])
-    differences = np.mean([seed['draws'] for seed in seeds], 0) - np.mean([seed['draws'] for seed in pyramid], 0)
-    low, high = interval(differences)
+    low, high = paired_interval([seed['draws'] for seed in seeds], [seed['draws'] for seed in pyramid])
     return {
         'policy': name,
         'AP50': f'{np.mean([seed["AP50"] for seed in seeds]):.3f}',
@@ -146,6 +145,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, of both configs')
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
+    if len(args.static) == 1:
+        parser.error('--static takes a config and one or more checkpoints')
     found: dict[str, list[dict[str, Any]]] = {}
     for measure, checkpoints in ((zooms, args.checkpoints), (static, args.static[1:])):
         for seed, checkpoint in enumerate(checkpoints):
