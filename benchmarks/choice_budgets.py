@@ -27,6 +27,7 @@ from eff_plugins.compat.loading import safe_load
 from eff_plugins.dynamic.module import decisions
 from eff_plugins.engine.runs import friendly, load_config, table
 from eff_plugins.evaluation.bootstrap import mean_interval
+from eff_plugins.files import atomic
 from eff_plugins.hub.load import load_strict
 from eff_plugins.profiling.benchmark import write_csv
 from eff_plugins.registry import DATASETS, MODELS
@@ -86,20 +87,30 @@ def measure(model: Any, cfg: Any, budgets: list[float]) -> tuple[dict[tuple[str,
     return results, dynamic.network_macs(model, lambda: model(inputs[0][:1]), 1)
 
 
+def to_bits(right: np.ndarray) -> str:
+    """Which pictures are right, a character each."""
+    return ''.join('01'[hit] for hit in right.tolist())
+
+
+def from_bits(bits: str) -> np.ndarray:
+    """What :func:`to_bits` wrote."""
+    return np.array(list(bits)) == '1'
+
+
 def keep(path: Path, results: dict[tuple[str, str], Result], dense: float) -> None:
     """Write what :func:`measure` found, picture by picture."""
     rows = [
-        dict(policy=kind, setting=setting, macs=macs, right=''.join('01'[hit] for hit in right.tolist()))
+        dict(policy=kind, setting=setting, macs=macs, right=to_bits(right))
         for (kind, setting), (right, macs) in results.items()
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(dense=dense, rows=rows), indent=1) + '\n')
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(dict(dense=dense, rows=rows), indent=1) + '\n')
 
 
 def kept(path: Path) -> tuple[dict[tuple[str, str], Result], float]:
     """What :func:`keep` wrote."""
     found = json.loads(path.read_text())
-    results = {(r['policy'], r['setting']): (np.array(list(r['right'])) == '1', r['macs']) for r in found['rows']}
+    results = {(r['policy'], r['setting']): (from_bits(r['right']), r['macs']) for r in found['rows']}
     return results, found['dense']
 
 

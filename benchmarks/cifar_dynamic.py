@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from choice_budgets import batches
+from choice_budgets import batches, from_bits, to_bits
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from torch import Tensor
@@ -32,6 +32,7 @@ from eff_plugins.dynamic.sampling import Schedule
 from eff_plugins.engine.budget import BudgetHook
 from eff_plugins.engine.runs import build_runner, friendly, load_config, table
 from eff_plugins.evaluation.bootstrap import mean_interval
+from eff_plugins.files import atomic
 from eff_plugins.profiling.benchmark import write_csv
 
 HELD_OUT = 400
@@ -99,7 +100,7 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
             )
         if missing := [b for b in args.budgets if policy != 'all' and str(b) not in found]:
             raise ValueError(f'{kept} holds no budget {missing[0]}: remove it, or give another --kept, to train anew')
-        return {float(b): (np.array(list(r['right'])) == '1', r['share'], r['density']) for b, r in found.items()}
+        return {float(b): (from_bits(r['right']), r['share'], r['density']) for b, r in found.items()}
     cfg = load_config(config, str(args.work_dir / name), args.cfg_options)
     cfg.randomness = dict(seed=seed)
     hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'eff_plugins.BudgetHook')
@@ -119,9 +120,9 @@ def run(config: str, policy: str, seed: int, args: argparse.Namespace) -> dict[f
             dynamic.set_budget(model, budget)
         torch.manual_seed(seed)
         results[budget] = evaluate(dynamic.set_execution(model, 'sparse'), inputs, labels)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    rows = {b: dict(share=s, density=d, right=''.join('01'[x] for x in r.tolist())) for b, (r, s, d) in results.items()}
-    kept.write_text(json.dumps({'options': args.cfg_options, **rows}, indent=1))
+    rows = {b: dict(share=s, density=d, right=to_bits(r)) for b, (r, s, d) in results.items()}
+    with atomic(kept) as partial:
+        partial.write_text(json.dumps({'options': args.cfg_options, **rows}, indent=1))
     return results
 
 
