@@ -1,9 +1,9 @@
-"""Average precision of a trained dynamic detector against its multiply-adds, at several budgets, without retraining.
+"""Metrics of a trained dynamic network against its multiply-adds: any config, several budgets, without retraining.
 
 A row with everything on (``all``, the network as it was trained, short of its decisions), then one for each policy and
 budget. Thresholds are calibrated once a policy, on pictures of the training split. With several checkpoints, of one config
-and several seeds, all are means over them. The intervals are those of the difference in AP (paired bootstrap over the
-pictures), in points, from everything on and from random decisions at the same budget.
+and several seeds, all are means over them. Of boxes, the intervals are those of the difference in AP (paired bootstrap over
+the pictures), in points, from everything on and from random decisions at the same budget.
 
     python benchmarks/budget_curve.py configs/lasnet/lasnet_effnet-lite0_bccd.py CHECKPOINT ... --budgets 0.95 0.9 --out CSV
 """
@@ -15,7 +15,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,35 +23,50 @@ import torch
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
 from eff_plugins.engine.execution import Operation, test_as
 from eff_plugins.engine.runs import add_common_arguments, check_checkpoint, friendly, load_config, table
-from eff_plugins.evaluation.bootstrap import CocoPictures, interval, resampled
+from eff_plugins.evaluation.bootstrap import CocoPictures, paired_interval, resampled
 from eff_plugins.profiling.benchmark import write_csv
 
-AP = 'coco/bbox_mAP'
-Tested = tuple[dict[str, Any], np.ndarray]  # figures, AP of each draw of the pictures
+
+class Tested(NamedTuple):
+    """One test: what was spent, the metrics, and of boxes AP on each draw of the pictures."""
+
+    spent: dict[str, float]
+    metrics: dict[str, float]
+    pictures: int
+    ap: np.ndarray | None
 
 
 def test(args: argparse.Namespace, checkpoint: str, operation: Operation, folder: str) -> Tested:
-    """One test: what it spent, its metrics, and how they vary with the pictures."""
+    """Test one checkpoint."""
     cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
     cfg.load_from = checkpoint
-    cfg.test_evaluator.outfile_prefix = f'{folder}/found'
+    boxes = isinstance(cfg.test_evaluator, dict) and cfg.test_evaluator['type'] == 'CocoMetric'
+    if boxes:
+        cfg.test_evaluator.outfile_prefix = f'{folder}/found'
     runner, hook, metrics = test_as(cfg, operation)
     assert hook.spent is not None
-    pictures = CocoPictures.of(runner.test_evaluator.metrics[0])
-    figures = dict(executed_share=hook.spent.share, density=hook.spent.density)
-    figures |= {name: value for name, value in metrics.items() if isinstance(value, float)}
-    return figures | dict(pictures=pictures.pictures), resampled(
-        lambda times: pictures.ap(times).mean(), pictures.pictures
-    )
+    spent = dict(executed_share=hook.spent.share, density=hook.spent.density)
+    metrics = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    ap = None
+    if boxes:
+        pictures = CocoPictures.of(runner.test_evaluator.metrics[0])
+        ap = resampled(lambda times: pictures.ap(times).mean(), pictures.pictures)
+    return Tested(spent, metrics, len(runner.test_dataloader.dataset), ap)
 
 
 def minus(seeds: list[Tested], others: list[Tested] | None, name: str) -> dict[str, Any]:
     """Columns of the interval of a difference, empty where there is nothing to compare with."""
     ends: tuple[Any, ...] = ('', '')
-    if others is not None:
-        differences = np.mean([draws for _, draws in seeds], 0) - np.mean([draws for _, draws in others], 0)
-        ends = tuple(round(100 * end, 2) for end in interval(differences))
+    if others is not None and seeds[0].ap is not None:
+        ends = tuple(
+            round(100 * end, 2) for end in paired_interval([one.ap for one in seeds], [one.ap for one in others])
+        )
     return {f'minus_{name}_low': ends[0], f'minus_{name}_high': ends[1]}
+
+
+def means(seeds: list[dict[str, float]]) -> dict[str, float]:
+    """Over the seeds, of each figure."""
+    return {name: round(float(np.mean([one[name] for one in seeds])), 4) for name in seeds[0]}
 
 
 def main() -> None:
@@ -79,18 +94,15 @@ def main() -> None:
                     found[policy, budget].append(test(args, checkpoint, operation, folder))
     rows = []
     for (policy, budget), seeds in found.items():
-        figures = [figures for figures, _ in seeds]
+        main_metric = next(iter(seeds[0].metrics))
         rows.append(
             dict(config=Path(args.config).stem, policy=policy, budget='' if budget is None else budget)
-            | {
-                name: round(float(np.mean([one[name] for one in figures])), 4)
-                for name in figures[0]
-                if name != 'pictures'
-            }
-            | {f'{AP}_seeds': ' '.join(f'{one[AP]:.3f}' for one in figures)}
+            | means([one.spent for one in seeds])
+            | means([one.metrics for one in seeds])
+            | {f'{main_metric}_seeds': ' '.join(f'{one.metrics[main_metric]:.3f}' for one in seeds)}
             | minus(seeds, None if policy == 'all' else found['all', None], 'all')
             | minus(seeds, None if policy == 'random' else found.get(('random', budget)), 'random')
-            | dict(pictures=figures[0]['pictures'], command=f'python {shlex.join(sys.argv)}')
+            | dict(pictures=seeds[0].pictures, command=f'python {shlex.join(sys.argv)}')
         )
     shown = [name for name in rows[0] if name not in ('config', 'command')]
     print(table([tuple(shown), *(tuple(str(row[name]) for name in shown) for row in rows)]))
