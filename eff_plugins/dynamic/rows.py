@@ -25,7 +25,7 @@ _IDEMPOTENT = (None, 'relu', 'relu6')
 _local = threading.local()
 
 
-def _scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An uninitialised channels-last map that lives until the next call with this index on this thread.
 
     Rows that are not computed are never read. A buffer that stays is warm in the cache, a fresh one is faulted in.
@@ -44,16 +44,21 @@ class PreparedBranch:
 
     Args:
         block: The block.
-        summed: The last convolution activates the sum with the shortcut.
+
+    Attributes:
+        chain: The branch's convolutions; the last one activates the sum with the shortcut where that may be done twice.
+        alone: The last one without that.
+        shortcut: The shortcut's convolution without and with the activation of the sum, or None.
     """
 
-    def __init__(self, block: ResidualBlock, summed: bool) -> None:
+    def __init__(self, block: ResidualBlock) -> None:
         units = block.units()
         acts = [*(unit.act_name for unit in units[:-1]), act_name(block.act)]
-        if not summed or acts[-1] not in _IDEMPOTENT:
+        if acts[-1] not in _IDEMPOTENT:
             acts[-1] = None  # applied to the whole map afterwards
         self.chain = Chain([row_conv(unit, act) for unit, act in zip(units, acts, strict=True)])
-        self.shortcut = _shortcut_rows(block)  # without and with the activation of the sum
+        self.alone = self.chain.convs[-1].activated(None)
+        self.shortcut = _shortcut_rows(block)
         self.units = [_with_act(unit) for unit in units]
         self.act = block.act
         self.settled = block.settled()
@@ -107,14 +112,10 @@ class RowExecutor(nn.Module):
     The branch is prepared and kept until a weight or statistic changes in place, a state dict is loaded or the model
     switches between training and evaluation: some tools swap weights behind autograd's back (an average of weights for
     evaluation), but they switch to evaluation mode after that, as must whoever replaces a part of the block.
-
-    Args:
-        summed: The last convolution activates the sum with the shortcut, for ``run``; ``branch`` wants it False.
     """
 
-    def __init__(self, summed: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.summed = summed
         self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self._prepared: PreparedBranch | None = None
 
@@ -137,7 +138,7 @@ class RowExecutor(nn.Module):
         """The branch as row convolutions."""
         found = self._prepared
         if found is None or not found.current():
-            found = self._prepared = PreparedBranch(block, self.summed)
+            found = self._prepared = PreparedBranch(block)
         return found
 
     def run(self, block: ResidualBlock, x: Tensor, scores: Tensor, patch: int | None, threshold: float = 0.0) -> Tensor:
@@ -172,13 +173,22 @@ class RowExecutor(nn.Module):
         everywhere = plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1]
         if everywhere and self.watch is None and ready.all_whole(size):
             return block.run(x)
-        shortcut, out = under or _under(block, ready, x, out_size)
-        if ready.shortcut is not None:  # as it is where the branch will be added, activated elsewhere
-            plain, activated = ready.shortcut
-            run_rows(x, plain, plan[-1], out)
-            run_rows(x, activated, other_rows(plan[-1], out[:, 0].numel()), out)
-        self._run_branch(ready, x, plan, out, out)
-        return _activate(ready, x, shortcut, out)
+        return _add_last(block, ready, x, self._run_inner(ready, x, plan), plan[-1], under=under)
+
+    @torch.no_grad()
+    def add_last(self, block: ResidualBlock, x: Tensor, y: Tensor, rows: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The block's output, where the caller has computed all of its branch but the last convolution.
+
+        Args:
+            block: The block.
+            x: Its input (B, C, H, W), channels-last, overwritten where the block owns it.
+            y: Input of the branch's last convolution.
+            rows: (R,) int32 positions of the output at which the branch is added to the shortcut.
+            scale: (B, 1, H', W') that multiplies the branch there, or None.
+        """
+        if not rows.numel():
+            return block.rest(x, block.run_shortcut(x))
+        return _add_last(block, self.prepared(block), x, y, rows, scale)
 
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
@@ -190,32 +200,44 @@ class RowExecutor(nn.Module):
         ready = self.prepared(block)
         size = (x.shape[2], x.shape[3])
         shape = (x.shape[0], ready.chain.convs[-1].filters, *ready.chain.sizes(size)[-1])
-        out = _scratch(2, shape, x)
+        out = scratch(2, shape, x)
         plan = plan_rows(on, (1, 1), ready.chain, size)
         if plan[-1].numel():
-            self._run_branch(ready, x, plan, out, None)
+            run_rows(self._run_inner(ready, x, plan), ready.alone, plan[-1], out)
         return out
 
-    def _run_branch(
-        self, ready: PreparedBranch, x: Tensor, plan: list[Tensor], out: Tensor, residual: Tensor | None
-    ) -> None:
-        """Compute the planned rows of the branch and write the last layer's, ``residual`` added, to ``out``.
-
-        ``residual`` may be ``out``, and that ``x``.
-        """
+    def _run_inner(self, ready: PreparedBranch, x: Tensor, plan: list[Tensor]) -> Tensor:
+        """The planned rows of the branch up to the input of its last convolution."""
         sizes = ready.chain.sizes((x.shape[2], x.shape[3]))
-        last = len(plan) - 1
-        for i, (conv, rows) in enumerate(zip(ready.chain.convs, plan, strict=True)):
-            if i == last:
-                run_rows(x, conv, rows, out, residual)
-                return
+        for i, (conv, rows) in enumerate(zip(ready.chain.convs[:-1], plan[:-1], strict=True)):
             if self.watch is not None:
                 self.watch(ready.watched(i, tuple(x.shape)))
             places = x.shape[0] * sizes[i + 1][0] * sizes[i + 1][1]
             if ready.computes_whole(i, sizes[i], rows.numel() / places):
                 x = ready.units[i].run(x)
             else:
-                x = run_rows(x, conv, rows, _scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
+                x = run_rows(x, conv, rows, scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
+        return x
+
+
+def _add_last(
+    block: ResidualBlock,
+    ready: PreparedBranch,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    scale: Tensor | None = None,
+    under: tuple[Tensor | None, Tensor] | None = None,
+) -> Tensor:
+    """See :meth:`RowExecutor.add_last`; ``under`` is what :func:`_under` gave, if it has been asked."""
+    conv = ready.chain.convs[-1]
+    shortcut, out = under or _under(block, ready, x, conv.out_size(y.shape[2], y.shape[3]))
+    if ready.shortcut is not None:  # as it is where the branch will be added, activated elsewhere
+        plain, activated = ready.shortcut
+        run_rows(x, plain, rows, out)
+        run_rows(x, activated, other_rows(rows, out[:, 0].numel()), out)
+    run_rows(y, conv, rows, out, out, scale)
+    return _activate(ready, x, shortcut, out)
 
 
 def _under(
@@ -258,7 +280,8 @@ def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:
     units, act = block.shortcut_units(), act_name(block.act)
     if len(units) != 1 or act is None or act not in _IDEMPOTENT or fault_of(units[0]):
         return None
-    return row_conv(units[0], None), row_conv(units[0], act)
+    plain = row_conv(units[0], None)
+    return plain, plain.activated(act)
 
 
 def row_conv(unit: Unit, act: str | None) -> RowConv:

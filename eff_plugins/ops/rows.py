@@ -1,14 +1,14 @@
 """Convolution at listed output positions: what is not listed is neither computed nor touched.
 
 ``conv2d_rows`` is the operator under spatially sparse networks. The reference is plain torch and differentiable; on a CPU
-without gradients a native kernel does the same in place, with bias, residual and activation fused.
+without gradients a native kernel does the same in place, with bias, scale, residual and activation fused.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,10 @@ class RowConv:
             self._shapes[height, width] = (ctypes.c_int64 * 15)(*sizes, *spacing, list(ACTIVATIONS).index(self.act))
         return self._shapes[height, width]
 
+    def activated(self, act: str | None) -> RowConv:
+        """The same convolution with another activation; they share their weights, packed ones included."""
+        return replace(self, act=act, _shapes={})
+
     @property
     def pointwise(self) -> bool:
         """Whether an output position reads the input at that position alone."""
@@ -109,7 +113,7 @@ class RowConv:
         return self._packed[native.name]
 
 
-def _check(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None) -> None:
+def _check(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None, scale: Tensor | None) -> None:
     if x.ndim != 4 or x.shape[1] != conv.channels:
         raise ValueError(f'x is {tuple(x.shape)}; it must be (B, {conv.channels}, H, W)')
     want = (x.shape[0], conv.weight.shape[0], *conv.out_size(*x.shape[2:]))
@@ -117,19 +121,28 @@ def _check(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor
         raise ValueError(f'out is {tuple(out.shape)}; for this x it must be {want}')
     if residual is not None and residual.shape != out.shape:
         raise ValueError(f'residual is {tuple(residual.shape)}; it must be {want} like out')
+    if scale is not None and scale.shape != (want[0], 1, *want[2:]):
+        raise ValueError(f'scale is {tuple(scale.shape)}; for this out it must be {(want[0], 1, *want[2:])}')
     if rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f'rows is {tuple(rows.shape)} {rows.dtype}; it must be a list (R,) of int32 or int64 positions'
         )
-    if x.dtype != out.dtype or (residual is not None and residual.dtype != out.dtype):
-        raise ValueError(f'x is {x.dtype} and out {out.dtype}; x, residual and out must have one type')
+    if any(t is not None and t.dtype != out.dtype for t in (x, residual, scale)):
+        raise ValueError(f'x is {x.dtype} and out {out.dtype}; x, residual, scale and out must have one type')
 
 
-def conv2d_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None = None) -> Tensor:
-    """``act(conv(x) + residual)`` at the listed positions of ``out``; its other positions stay as they are.
+def conv2d_rows(
+    x: Tensor,
+    conv: RowConv,
+    rows: Tensor,
+    out: Tensor,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """``act(scale * conv(x) + residual)`` at the listed positions of ``out``; its other positions stay as they are.
 
     Where nothing needs a gradient ``out`` is written in place and returned (it may be ``residual`` itself); otherwise a new
-    tensor is returned and gradients reach x, weight, bias, residual and out.
+    tensor is returned and gradients reach x, weight, bias, residual, scale and out.
 
     Args:
         x: (B, C, H, W); channels-last is fast.
@@ -137,29 +150,37 @@ def conv2d_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: T
         rows: (R,) positions ``(b * H' + y) * W' + x`` of the output, each at most once.
         out: (B, N, H', W').
         residual: (B, N, H', W') or None.
+        scale: (B, 1, H', W') or None.
 
     Raises:
         ValueError: A shape or type does not fit; the message names the argument.
         IndexError: A position outside the output.
     """
-    _check(x, conv, rows, out, residual)
-    tensors = (x, conv.weight, conv.bias, out, residual)
+    _check(x, conv, rows, out, residual, scale)
+    tensors = (x, conv.weight, conv.bias, out, residual, scale)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _reference(x, conv, rows, out, residual)
+        return _reference(x, conv, rows, out, residual, scale)
     if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < out[:, 0].numel():
         raise IndexError(f'rows run from {int(rows.min())} to {int(rows.max())}; out has {out[:, 0].numel()} positions')
-    return run_rows(x, conv, rows, out, residual)
+    return run_rows(x, conv, rows, out, residual, scale)
 
 
-def run_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None = None) -> Tensor:
+def run_rows(
+    x: Tensor,
+    conv: RowConv,
+    rows: Tensor,
+    out: Tensor,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
     """:func:`conv2d_rows` without its checks and gradients, for rows that :func:`eff_plugins.ops.plan.plan_rows` made.
 
     At some tens of microseconds a call the way through torch's dispatcher would be a part of a small layer's time, so it is
     taken only where somebody watches (a counter of multiply-adds).
     """
-    native = _native(x, conv, out, residual)
+    native = _native(x, conv, out, residual, scale)
     if native is not None and not torch._C._len_torch_dispatch_stack():
-        _call_native(native, x, conv, conv.packed(native), rows, out, residual)
+        _call_native(native, x, conv, conv.packed(native), rows, out, residual, scale)
         return out
     torch.ops.eff_plugins.conv2d_rows(
         x,
@@ -169,6 +190,7 @@ def run_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tens
         rows,
         out,
         residual,
+        scale,
         *(list(pair) for pair in (conv.stride, conv.padding, conv.dilation)),
         conv.groups,
         conv.act,
@@ -176,8 +198,10 @@ def run_rows(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tens
     return out
 
 
-def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None) -> Kernels | None:
-    """The native kernel where it serves: fp32 on a CPU, all maps channels-last."""
+def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None, scale: Tensor | None) -> Kernels | None:
+    """The native kernel where it serves: fp32 on a CPU, all maps channels-last; it scales no depthwise convolution."""
+    if scale is not None and (conv.groups > 1 or kernels_for(scale) is None):
+        return None
     maps = [x, out] if residual is None else [x, out, residual]
     return kernels_for(*maps) if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps) else None
 
@@ -197,7 +221,7 @@ def taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, 
     return place, inside
 
 
-def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None) -> Tensor:
+def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None, scale: Tensor | None) -> Tensor:
     """The rows' new values (R, N) in plain torch."""
     rows = rows.long()
     flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
@@ -211,14 +235,18 @@ def _values(x: Tensor, conv: RowConv, rows: Tensor, residual: Tensor | None) -> 
             value = torch.addmm(conv.bias, taken.flatten(1), kernel)
         else:
             value = (taken * conv.weight[:, 0].flatten(1).t()).sum(1) + conv.bias
+    if scale is not None:
+        value = value * scale.flatten().index_select(0, rows)[:, None]
     if residual is not None:
         value = value + residual.permute(0, 2, 3, 1).reshape(-1, value.shape[1]).index_select(0, rows)
     return ACTIVATIONS[conv.act](value)
 
 
-def _reference(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None) -> Tensor:
+def _reference(
+    x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor | None, scale: Tensor | None
+) -> Tensor:
     """Out of place, differentiable."""
-    value = _values(x, conv, rows, residual).to(out.dtype)
+    value = _values(x, conv, rows, residual, scale).to(out.dtype)
     batch, count, height, width = out.shape
     flat = out.permute(0, 2, 3, 1).reshape(-1, count).index_copy(0, rows.long(), value)
     return flat.view(batch, height, width, count).permute(0, 3, 1, 2)
@@ -232,6 +260,7 @@ def _execute(
     rows: Tensor,
     out: Tensor,
     residual: Tensor | None,
+    scale: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -242,12 +271,12 @@ def _execute(
     conv = RowConv(weight, bias, pair(stride), pair(padding), pair(dilation), groups, act)
     native = kernels() if packed else None
     if native is not None:
-        _call_native(native, x, conv, packed, rows, out, residual)
+        _call_native(native, x, conv, packed, rows, out, residual, scale)
         return
     high, wide = out.shape[2:]
     column, line = rows.long() % wide, rows.long() // wide
     # autocast multiplies in another type, and a layer computed whole leaves it so
-    out[line // high, :, line % high, column] = _values(x, conv, rows, residual).to(out.dtype)
+    out[line // high, :, line % high, column] = _values(x, conv, rows, residual, scale).to(out.dtype)
 
 
 def _call_native(
@@ -258,8 +287,10 @@ def _call_native(
     rows: Tensor,
     out: Tensor,
     residual: Tensor | None,
+    scale: Tensor | None,
 ) -> None:
     positions = rows.to(torch.int32).contiguous()
+    factors = None if scale is None else scale.contiguous()  # has to live as long as the kernel reads it
     weight, bias, zeros = packed
     native.convolve(
         ctypes.addressof(conv.shape(*x.shape[2:])),
@@ -270,6 +301,7 @@ def _call_native(
         positions.numel(),
         weight.data_ptr(),
         bias.data_ptr(),
+        None if factors is None else factors.data_ptr(),
         None if residual is None else residual.data_ptr(),
         out.data_ptr(),
     )
@@ -277,7 +309,7 @@ def _call_native(
 
 register_in_place(
     'conv2d_rows(Tensor x, Tensor weight, Tensor bias, Tensor[] packed, Tensor rows, Tensor(a!) out, Tensor? residual, '
-    'int[] stride, int[] padding, int[] dilation, int groups, str? act) -> ()',
+    'Tensor? scale, int[] stride, int[] padding, int[] dilation, int groups, str? act) -> ()',
     _execute,
 )
 

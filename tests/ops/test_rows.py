@@ -1,5 +1,7 @@
 """Convolution at listed positions: equal to the whole convolution there, and nothing else is touched."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,16 +34,18 @@ def _case(name, act, batch=2, last=torch.channels_last):
     return x, conv, out
 
 
-def _dense(x, conv, residual):
+def _dense(x, conv, residual, scale):
     y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if scale is not None:
+        y = y * scale
     return ACTIVATIONS[conv.act](y if residual is None else y + residual)
 
 
-def _expected(x, conv, rows, out, residual):
+def _expected(x, conv, rows, out, residual, scale=None):
     """``out`` with the whole convolution's values at ``rows``."""
     on = torch.zeros(out.shape[0] * out.shape[2] * out.shape[3], dtype=torch.bool)
     on[rows.long()] = True
-    return torch.where(on.view(out.shape[0], 1, *out.shape[2:]), _dense(x, conv, residual), out)
+    return torch.where(on.view(out.shape[0], 1, *out.shape[2:]), _dense(x, conv, residual, scale), out)
 
 
 @pytest.mark.parametrize('act', ACTIVATIONS)
@@ -50,10 +54,10 @@ def test_listed_positions_equal_the_whole_convolution(name, act, instruction_set
     x, conv, out = _case(name, act)
     positions = out.shape[0] * out.shape[2] * out.shape[3]
     for rows in (torch.randperm(positions)[: positions // 2].int(), torch.arange(positions), torch.zeros(0).int()):
-        for residual in (None, torch.randn_like(out)):
+        for residual, scale in product((None, torch.randn_like(out)), (None, torch.randn_like(out[:, :1]))):
             got = out.clone(memory_format=torch.preserve_format)
-            want = _expected(x, conv, rows, out, residual)
-            assert conv2d_rows(x, conv, rows, got, residual) is got
+            want = _expected(x, conv, rows, out, residual, scale)
+            assert conv2d_rows(x, conv, rows, got, residual, scale) is got
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
@@ -77,12 +81,12 @@ def test_threads_share_the_rows(name):
 @pytest.mark.parametrize('name', SHAPES)
 def test_gradients_equal_those_of_the_whole_convolution(name):
     x, conv, out = _case(name, 'relu', batch=1, last=torch.contiguous_format)
-    residual = torch.randn_like(out)
+    residual, scale = torch.randn_like(out), torch.randn_like(out[:, :1])
     rows = torch.randperm(out.shape[2] * out.shape[3])[:9]
-    leaves = [t.requires_grad_() for t in (x, conv.weight, conv.bias, residual, out)]
+    leaves = [t.requires_grad_() for t in (x, conv.weight, conv.bias, residual, scale, out)]
     weight = torch.randn_like(out)
-    got = torch.autograd.grad((conv2d_rows(x, conv, rows, out, residual) * weight).sum(), leaves)
-    want = torch.autograd.grad((_expected(x, conv, rows, out, residual) * weight).sum(), leaves)
+    got = torch.autograd.grad((conv2d_rows(x, conv, rows, out, residual, scale) * weight).sum(), leaves)
+    want = torch.autograd.grad((_expected(x, conv, rows, out, residual, scale) * weight).sum(), leaves)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -118,6 +122,7 @@ def test_a_changed_weight_needs_a_new_conv_but_packing_is_done_once(instruction_
         (dict(x=torch.zeros(1, 3, 7, 5)), ValueError, r'x is .*must be \(B, 16'),
         (dict(out=torch.zeros(2, 48, 7, 6)), ValueError, 'out is'),
         (dict(residual=torch.zeros(2, 48, 7, 6)), ValueError, 'residual is'),
+        (dict(scale=torch.zeros(2, 48, 7, 5)), ValueError, r'scale is .*must be \(2, 1, 7, 5\)'),
         (dict(rows=torch.zeros(3)), ValueError, 'rows is'),
         (dict(rows=torch.tensor([70])), IndexError, 'run from 70 to 70; out has 70 positions'),
         (dict(rows=torch.tensor([-1])), IndexError, 'run from -1'),

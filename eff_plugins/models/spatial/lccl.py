@@ -14,7 +14,7 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows, layer_sizes
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows, layer_sizes, scratch
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import run_rows
 from eff_plugins.ops.scores import conv_scores
@@ -82,58 +82,68 @@ class CollaborativeGate(DynamicModule):
                 layers[str(i)] = Collaborator(conv, kernel)
         self.layers = nn.ModuleDict(layers)
         self.decide = HardDecide(0.0)  # the gradient comes through the product
-        self.rows = RowExecutor(summed=False)
+        self.rows = RowExecutor()
 
     def forward(self, block: ResidualBlock, x: Tensor) -> Tensor:
         """The block's output for its input ``x`` (B, C, H, W)."""
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
-        # what is computed whole counts as whole, in masked evaluation, too
-        sparse = self.execution == 'sparse'
-        ready = self.rows.prepared(block) if sparse or (recording() and not self.training) else None
-        # a control that switches all on or off stands for the plain convolution, or none
-        plain = self.decide.kind in ('all', 'none')
+        y, decided = self._masked(block, x) if self.execution == 'masked' else self._sparse(block, x)
+        if recording():
+            self._report(block, x, decided)
+        return y
+
+    def _masked(self, block: ResidualBlock, x: Tensor) -> tuple[Tensor, list[_Decided]]:
+        # what sparse execution computes whole counts as whole
+        ready = self.rows.prepared(block) if recording() and not self.training else None
         y, decided = x, []
         for i, unit in enumerate(block.units()):
             if str(i) not in self.layers:
                 y = unit.run(y)
                 continue
-            factor = self.layers[str(i)](y)
-            scores = factor if factor.shape[1] == 1 else factor.amax(1, keepdim=True)
-            if ready is not None and sparse:
-                values, threshold = self.decide.cut(scores)
-                on = values > threshold
-                y, whole = self._computed(ready, i, y, on, None if plain else factor)
-            else:
-                on = self.decide(scores)
-                whole = ready is not None and _whole(ready, i, y, int(on.count_nonzero()), on.numel())
-                y = unit.run(y) * (on if plain else factor * on)
+            factor, scores = self._collaborate(i, y)
+            on = self.decide(scores)
+            whole = ready is not None and _whole(ready, i, y, int(on.count_nonzero()), on.numel())
             decided.append(_Decided(i, scores, on, whole))
-        if recording():
-            self._report(block, x, decided)
-        return block.merge(block.run_shortcut(x), y)
+            y = unit.run(y) * (on if factor is None else factor * on)
+        return block.merge(block.run_shortcut(x), y), decided
 
     @torch.no_grad()
-    def _computed(
-        self, ready: PreparedBranch, i: int, x: Tensor, on: Tensor, factor: Tensor | None
-    ) -> tuple[Tensor, bool]:
-        """A fresh map: convolution ``i`` times ``factor`` where it is on, zero elsewhere; whether it was computed whole."""
-        if self.rows.watch is not None:
-            self.rows.watch(ready.watched(i, tuple(x.shape)))
-        rows = on.flatten().nonzero().flatten().int()
-        whole = _whole(ready, i, x, rows.numel(), on.numel())
-        if whole:
-            out = ready.units[i].run(x)
-            if factor is not None and rows.numel() < on.numel():
-                factor = factor * on
-        else:
-            x = x.contiguous(memory_format=torch.channels_last)
-            shape = (x.shape[0], ready.chain.convs[i].filters, *on.shape[2:])
-            out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).zero_()
-            if rows.numel():
-                run_rows(x, ready.chain.convs[i], rows, out)
-        return (out if factor is None else out.mul_(factor)), whole
+    def _sparse(self, block: ResidualBlock, x: Tensor) -> tuple[Tensor, list[_Decided]]:
+        ready, units = self.rows.prepared(block), block.units()
+        y = x = x.contiguous(memory_format=torch.channels_last)
+        decided = []
+        for i, unit in enumerate(units):
+            if str(i) not in self.layers:
+                y = unit.run(y)
+                continue
+            factor, scores = self._collaborate(i, y)
+            values, threshold = self.decide.cut(scores)
+            on = values > threshold
+            rows = on.flatten().nonzero().flatten().int()
+            whole = _whole(ready, i, y, rows.numel(), on.numel())
+            decided.append(_Decided(i, scores, on, whole))
+            if self.rows.watch is not None:
+                self.rows.watch(ready.watched(i, tuple(y.shape)))
+            if whole:
+                y = unit.run(y)
+                if factor is not None:
+                    y = y.mul_(factor if rows.numel() == on.numel() else factor * on)
+            elif i + 1 == len(units) and (factor is None or factor.shape[1] == 1):
+                return self.rows.add_last(block, x, y, rows, factor), decided
+            else:
+                y = _at_rows(ready, i, y, rows, factor, on)
+        return block.merge(block.run_shortcut(x), y), decided
+
+    def _collaborate(self, i: int, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What multiplies convolution ``i`` with input ``x``, and a score a position.
+
+        A control that switches all on or off stands for the plain convolution, or none: nothing multiplies it.
+        """
+        factor = self.layers[str(i)](x)
+        scores = factor if factor.shape[1] == 1 else factor.amax(1, keepdim=True)
+        return (None if self.decide.kind in ('all', 'none') else factor), scores
 
     def _report(self, block: ResidualBlock, x: Tensor, decided: list[_Decided]) -> None:
         units = block.units()
@@ -173,7 +183,27 @@ class _Decided(NamedTuple):
 
 def _whole(ready: PreparedBranch, layer: int, x: Tensor, count: int, places: int) -> bool:
     """Whether a convolution with input ``x`` is computed whole, ``count`` of its output's ``places`` being on."""
-    return 0 < count >= min(ready.limit(layer, (x.shape[2], x.shape[3])), 1.0) * places
+    return 0 < count >= ready.limit(layer, (x.shape[2], x.shape[3])) * places
+
+
+def _at_rows(ready: PreparedBranch, layer: int, x: Tensor, rows: Tensor, factor: Tensor | None, on: Tensor) -> Tensor:
+    """Convolution ``layer`` times ``factor`` at ``rows``, zero elsewhere.
+
+    The map of a layer that another one reads lives until the next call.
+    """
+    inner = layer + 1 < len(ready.chain.convs)
+    conv = ready.chain.convs[layer] if inner else ready.alone
+    shape = (x.shape[0], conv.filters, *on.shape[2:])
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = (
+        scratch(layer % 2, shape, x)
+        if inner
+        else torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    )
+    # a factor is not negative, so that it may go through a ReLU
+    fused = factor is not None and factor.shape[1] == 1 and conv.act in (None, 'relu')
+    run_rows(x, conv, rows, out.zero_(), scale=factor if fused else None)
+    return out if fused or factor is None else out.mul_(factor)
 
 
 @hosted

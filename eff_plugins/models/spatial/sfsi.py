@@ -71,7 +71,7 @@ class InterpolatingGate(DynamicModule):
         self.kernel = Kernel(window)
         self.grid = grid
         self.decide = Decide()
-        self.rows = RowExecutor(summed=False)
+        self.rows = RowExecutor()
         self._policy_macs = MacsOf()
         self._grid: tuple[tuple, Tensor] | None = None
 
@@ -104,8 +104,8 @@ class InterpolatingGate(DynamicModule):
 
     @torch.no_grad()
     def _sparse(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
-        if self.rows.watch is None and bool(on.all()):
-            return block.run(x)
+        if bool(on.all()):
+            return self.rows.run(block, x, on, 1)
         sampled = self.rows.branch(block, x, on > 0)
         shortcut = block.run_shortcut(x)
         in_place = shortcut is not x or may_overwrite(block, x)

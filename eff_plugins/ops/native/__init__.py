@@ -97,7 +97,7 @@ class Kernels:
         self.columns = int(count())
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.convolve = library[f'convolve_{name}']
-        self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 4]
+        self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 5]
         self.convolve.restype = None
         self.run_branch = library[f'run_branch_{name}']
         self.run_branch.argtypes = [pointer, ctypes.c_float, *[pointer] * 4, number, number, pointer, pointer]

@@ -14,7 +14,8 @@ void plan_rows(const uint8_t* chosen, int64_t batch, int64_t cells_y, int64_t ce
                const int64_t* shapes, int64_t layers, int32_t* rows, int64_t* counts);
 int64_t other_rows(const int32_t* rows, int64_t count, int64_t total, int32_t* others);
 void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
-                         int64_t count, const float* weight, const float* bias, const float* residual, float* out);
+                         int64_t count, const float* weight, const float* bias, const float* scale, const float* residual,
+                         float* out);
 }
 
 namespace {
@@ -48,7 +49,7 @@ class Buffer {
 void run(const int64_t* shape, const Layer& layer, const float* x, const int32_t* rows, int64_t count, const float* residual,
          float* out) {
     JOIN(convolve, ISA)
-    (shape, layer.is_depthwise, x, layer.zeros, rows, count, layer.weight, layer.bias, residual, out);
+    (shape, layer.is_depthwise, x, layer.zeros, rows, count, layer.weight, layer.bias, nullptr, residual, out);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // An output row is one position of the output map with all its channels. A convolution at a list of rows is an indirect
 // matrix product, as in XNNPACK (Dukhan, "The Indirect Convolution Algorithm", 2019): a row of the left matrix is a list of
 // pointers, one a tap, straight into the input map, so nothing is gathered, unfolded or padded; taps outside the map
-// point to zeros. Weights are packed once as [N / NR][taps * C][NR]. Bias, residual and activation happen while the
+// point to zeros. Weights are packed once as [N / NR][taps * C][NR]. Bias, scale, residual and activation happen while the
 // accumulators are still in registers.
 //
 // This file is compiled once for each instruction set (__init__.py): ISA names the exported symbols, LANES is the number of
@@ -52,7 +52,8 @@ void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t
 // M rows times N vectors of columns. All loops over the accumulators are unrolled, else they spill and run at half the speed.
 template <int M, int N>
 void tile(const float* const* taps, int64_t tap_count, int64_t channels, const float* weight, const float* bias,
-          const float* const* residual, float* const* out, int64_t column, int64_t columns, int64_t activation) {
+          const float* scale, const float* const* residual, float* const* out, int64_t column, int64_t columns,
+          int64_t activation) {
     V sum[M][N];
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
@@ -80,6 +81,7 @@ void tile(const float* const* taps, int64_t tap_count, int64_t channels, const f
 #pragma GCC unroll 16
             for (int j = 0; j < N; j++) {
                 V v = sum[i][j];
+                if (scale) v *= scale[i];
                 if (residual) v += load(residual[i] + column + j * LANES);
                 store(out[i] + column + j * LANES, activate(v, activation));
             }
@@ -92,6 +94,7 @@ void tile(const float* const* taps, int64_t tap_count, int64_t channels, const f
 #pragma GCC unroll 16
         for (int j = 0; j < N; j++) {
             V v = sum[i][j];
+            if (scale) v *= scale[i];
             if (residual) v += load(buffer + j * LANES);
             store(buffer + j * LANES, activate(v, activation));
         }
@@ -126,17 +129,20 @@ inline int64_t block_for(int64_t count, int64_t most) {
 // tile's are asked for in time, which saves a fifth of the time where maps exceed the second-level cache.
 template <bool scattered, class Find, class Place>
 void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const float* weight, const float* bias,
-                const float* residual, float* out) {
+                const float* scale, const float* residual, float* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
     thread_local std::vector<const float*> taps, from;
     thread_local std::vector<float*> to;
+    thread_local std::vector<float> factors;
     taps.resize(size * tap_count);
     from.resize(size);
     to.resize(size);
+    factors.resize(size);
     find(begin, size, taps.data());
     for (int64_t i = 0; i < size; i++) {
         to[i] = out + place(begin + i) * s.filters;
         from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
+        factors[i] = scale ? scale[place(begin + i)] : 1.0f;
     }
     for (int64_t n = 0; n < s.filters; n += NR) {
         const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
@@ -148,21 +154,22 @@ void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t s
                     for (int64_t t = next * tap_count; t < end * tap_count; t++) fetch<0>(taps[t], s.channels);
             }
             TILES[next - i - 1][vectors - 1](taps.data() + i * tap_count, tap_count, s.channels, weight + n * depth, bias + n,
-                                             residual ? from.data() + i : nullptr, to.data() + i, n, s.filters - n, s.activation);
+                                             scale ? factors.data() + i : nullptr, residual ? from.data() + i : nullptr,
+                                             to.data() + i, n, s.filters - n, s.activation);
         }
     }
 }
 
 // `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
 template <bool scattered, class Find, class Place>
-void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* residual,
-          float* out) {
+void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* scale,
+          const float* residual, float* out) {
     // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
     const int64_t bytes_a_row = 4 * s.channels * (s.kernel_h * s.kernel_w > 1 ? 2 : 1);
     const int64_t block = block_for(count, std::max<int64_t>(4, BLOCK_BYTES / bytes_a_row / MR) * MR);
 #pragma omp parallel for schedule(dynamic) if (count > block && threads() > 1)
     for (int64_t begin = 0; begin < count; begin += block)
-        full_block<scattered>(s, find, place, begin, std::min(block, count - begin), weight, bias, residual, out);
+        full_block<scattered>(s, find, place, begin, std::min(block, count - begin), weight, bias, scale, residual, out);
 }
 
 // N vectors of channels of some rows, one filter a channel: weights are [taps][C]. T is the number of taps, so that the weights
@@ -300,16 +307,18 @@ extern "C" {
 int64_t JOIN(columns, ISA)() { return NR; }
 
 // x (B, H, W, C) -> rows of out (B, H', W', N), both contiguous. `weight` is packed, `bias` is padded to whole columns,
-// `residual` is null or has the layout of `out` (it may be `out`). `zeros` holds C floats.
+// `scale` is null or holds a factor for each position of `out`, for kernels that are not depthwise; `residual` is null or has
+// the layout of `out` (it may be `out`). `zeros` holds C floats.
 void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
-                         int64_t count, const float* weight, const float* bias, const float* residual, float* out) {
+                         int64_t count, const float* weight, const float* bias, const float* scale, const float* residual,
+                         float* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
     const auto find = [&](int64_t begin, int64_t size, const float** taps) { find_taps(s, x, zeros, rows + begin, size, taps); };
     const auto place = [&](int64_t i) { return int64_t(rows[i]); };
     if (is_depthwise)
         depthwise(s, find, place, count, weight, bias, residual, out);
     else
-        full<true>(s, find, place, count, weight, bias, residual, out);
+        full<true>(s, find, place, count, weight, bias, scale, residual, out);
 }
 
 // The same over blocks of a pool (P, C): `sizes` holds n, the sizes of a block with borders and of its output, the number of
@@ -328,7 +337,7 @@ void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, cons
     if (is_depthwise)
         depthwise(s, find, place, count, weight, bias, residual, out);
     else
-        full<false>(s, find, place, count, weight, bias, residual, out);
+        full<false>(s, find, place, count, weight, bias, nullptr, residual, out);
 }
 
 // Maxima instead of sums; what lies outside counts for nothing.
