@@ -28,7 +28,7 @@ _local = threading.local()
 def scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An uninitialised channels-last map that lives until the next call with this index on this thread.
 
-    Rows that are not computed are never read. A buffer that stays is warm in the cache, a fresh one is faulted in.
+    A buffer that stays is warm in the cache, a fresh one is faulted in.
     """
     batch, channels, height, width = shape
     count = batch * channels * height * width
@@ -171,24 +171,10 @@ class RowExecutor(nn.Module):
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
         everywhere = plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1]
-        if everywhere and self.watch is None and ready.all_whole(size):
+        has_shortcut = under is not None and under[0] is not None and under[0] is not x
+        if everywhere and self.watch is None and not has_shortcut and ready.all_whole(size):
             return block.run(x)
-        return _add_last(block, ready, x, self._run_inner(ready, x, plan), plan[-1], under=under)
-
-    @torch.no_grad()
-    def add_last(self, block: ResidualBlock, x: Tensor, y: Tensor, rows: Tensor, scale: Tensor | None = None) -> Tensor:
-        """The block's output, where the caller has computed all of its branch but the last convolution.
-
-        Args:
-            block: The block.
-            x: Its input (B, C, H, W), channels-last, overwritten where the block owns it.
-            y: Input of the branch's last convolution.
-            rows: (R,) int32 positions of the output at which the branch is added to the shortcut.
-            scale: (B, 1, H', W') that multiplies the branch there, or None.
-        """
-        if not rows.numel():
-            return block.rest(x, block.run_shortcut(x))
-        return _add_last(block, self.prepared(block), x, y, rows, scale)
+        return add_last(block, ready, x, self._run_inner(ready, x, plan), plan[-1], under=under)
 
     @torch.no_grad()
     def branch(self, block: ResidualBlock, x: Tensor, on: Tensor) -> Tensor:
@@ -220,7 +206,7 @@ class RowExecutor(nn.Module):
         return x
 
 
-def _add_last(
+def add_last(
     block: ResidualBlock,
     ready: PreparedBranch,
     x: Tensor,
@@ -229,7 +215,19 @@ def _add_last(
     scale: Tensor | None = None,
     under: tuple[Tensor | None, Tensor] | None = None,
 ) -> Tensor:
-    """See :meth:`RowExecutor.add_last`; ``under`` is what :func:`_under` gave, if it has been asked."""
+    """The block's output, where all of its branch but the last convolution has been computed; without gradients.
+
+    Args:
+        block: The block.
+        ready: Its branch.
+        x: Its input (B, C, H, W), channels-last, overwritten where the block owns it.
+        y: Input of the branch's last convolution.
+        rows: (R,) int32 positions of the output at which the branch is added to the shortcut.
+        scale: (B, 1, H', W') that multiplies the branch there, or None.
+        under: What :func:`_under` gave, if it has been asked.
+    """
+    if not rows.numel():
+        return block.rest(x, block.run_shortcut(x))
     conv = ready.chain.convs[-1]
     shortcut, out = under or _under(block, ready, x, conv.out_size(y.shape[2], y.shape[3]))
     if ready.shortcut is not None:  # as it is where the branch will be added, activated elsewhere

@@ -128,7 +128,8 @@ def _check(x: Tensor, conv: RowConv, rows: Tensor, out: Tensor, residual: Tensor
             f'rows is {tuple(rows.shape)} {rows.dtype}; it must be a list (R,) of int32 or int64 positions'
         )
     if any(t is not None and t.dtype != out.dtype for t in (x, residual, scale)):
-        raise ValueError(f'x is {x.dtype} and out {out.dtype}; x, residual, scale and out must have one type')
+        kinds = ', '.join(str(t.dtype) for t in (x, residual, scale, out) if t is not None)
+        raise ValueError(f'x, residual, scale and out must have one type; those given have {kinds}')
 
 
 def conv2d_rows(

@@ -64,17 +64,19 @@ def test_listed_positions_equal_the_whole_convolution(name, act, instruction_set
 def test_the_residual_may_be_the_output(instruction_set):
     x, conv, out = _case('3x3', 'relu')
     rows = torch.arange(0, out.shape[0] * out.shape[2] * out.shape[3], 3)
-    want = _expected(x, conv, rows, out, out.clone())
-    torch.testing.assert_close(conv2d_rows(x, conv, rows, out, out), want, rtol=1e-4, atol=1e-4)
+    scale = torch.randn_like(out[:, :1])
+    want = _expected(x, conv, rows, out, out.clone(), scale)
+    torch.testing.assert_close(conv2d_rows(x, conv, rows, out, out, scale), want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', SHAPES)
 def test_threads_share_the_rows(name):
     x, conv, out = _case(name, 'relu', batch=9)
     rows = torch.randperm(out[:, 0].numel())[1:].int()
-    want = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out)
+    scale = torch.randn_like(out[:, :1])
+    want = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out, scale)
     with threads(3):
-        got = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out)
+        got = conv2d_rows(x, conv, rows, out.clone(memory_format=torch.preserve_format), out, scale)
     assert torch.equal(got, want)
 
 

@@ -14,7 +14,7 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, check_rows, layer_sizes, scratch
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, check_rows, layer_sizes, scratch
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import run_rows
 from eff_plugins.ops.scores import conv_scores
@@ -111,10 +111,10 @@ class CollaborativeGate(DynamicModule):
 
     @torch.no_grad()
     def _sparse(self, block: ResidualBlock, x: Tensor) -> tuple[Tensor, list[_Decided]]:
-        ready, units = self.rows.prepared(block), block.units()
+        ready = self.rows.prepared(block)
         y = x = x.contiguous(memory_format=torch.channels_last)
         decided = []
-        for i, unit in enumerate(units):
+        for i, unit in enumerate(ready.units):
             if str(i) not in self.layers:
                 y = unit.run(y)
                 continue
@@ -130,8 +130,8 @@ class CollaborativeGate(DynamicModule):
                 y = unit.run(y)
                 if factor is not None:
                     y = y.mul_(factor if rows.numel() == on.numel() else factor * on)
-            elif i + 1 == len(units) and (factor is None or factor.shape[1] == 1):
-                return self.rows.add_last(block, x, y, rows, factor), decided
+            elif i + 1 == len(ready.units) and (factor is None or factor.shape[1] == 1):
+                return add_last(block, ready, x, y, rows, factor), decided
             else:
                 y = _at_rows(ready, i, y, rows, factor, on)
         return block.merge(block.run_shortcut(x), y), decided
@@ -202,7 +202,9 @@ def _at_rows(ready: PreparedBranch, layer: int, x: Tensor, rows: Tensor, factor:
     )
     # a factor is not negative, so that it may go through a ReLU
     fused = factor is not None and factor.shape[1] == 1 and conv.act in (None, 'relu')
-    run_rows(x, conv, rows, out.zero_(), scale=factor if fused else None)
+    if rows.numel() < on.numel():
+        out.zero_()
+    run_rows(x, conv, rows, out, scale=factor if fused else None)
     return out if fused or factor is None else out.mul_(factor)
 
 

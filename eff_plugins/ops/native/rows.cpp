@@ -137,12 +137,12 @@ void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t s
     taps.resize(size * tap_count);
     from.resize(size);
     to.resize(size);
-    factors.resize(size);
+    if (scale) factors.resize(size);
     find(begin, size, taps.data());
     for (int64_t i = 0; i < size; i++) {
         to[i] = out + place(begin + i) * s.filters;
         from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
-        factors[i] = scale ? scale[place(begin + i)] : 1.0f;
+        if (scale) factors[i] = scale[place(begin + i)];
     }
     for (int64_t n = 0; n < s.filters; n += NR) {
         const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);

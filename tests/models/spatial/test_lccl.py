@@ -5,6 +5,7 @@ import torch
 
 from eff_plugins import dynamic
 from eff_plugins.dynamic.losses import Situation, budget_loss
+from eff_plugins.dynamic.residual import residual_blocks
 from eff_plugins.dynamic.rows import PreparedBranch
 from eff_plugins.models.image.cifar_resnet import CifarResNet
 from eff_plugins.models.spatial.lccl import LCCL
@@ -77,6 +78,23 @@ def test_layers_above_their_break_even_are_computed_whole_and_counted_so(monkeyp
     assert spent(net, x) > some
     network = dynamic.network_macs(net, lambda: net(x), len(x))
     assert network * spent(net, x) == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize('act', ['relu6', 'hswish'])
+def test_a_factor_multiplies_what_an_activation_has_limited(act):
+    torch.manual_seed(0)
+    host = dict(MOBILE['backbone'], arch=dict(MOBILE['backbone']['arch'], act=act))
+    block = next(b for _, b in residual_blocks(build(dict(type='eff_plugins.LCCL', backbone=host)).eval()))
+    with torch.no_grad():
+        for layer in block.dynamic.layers.values():
+            layer.norm.bias.fill_(0.5)
+            layer.norm.weight.fill_(8.0)
+        x = 4 * torch.randn(2, 8, 11, 9)
+        unit, factor = block.units()[0], block.dynamic.layers['0'](x)
+        assert float(unit.run(x).max()) > 5 and float(factor.max()) > 2 and float((factor == 0).float().mean()) > 0.1
+        want = dynamic.set_execution(block, 'masked')(x.clone())
+        got = dynamic.set_execution(block, 'sparse')(x.clone())
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
 
 
 @torch.no_grad()

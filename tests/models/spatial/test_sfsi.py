@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from eff_plugins import dynamic
+from eff_plugins.dynamic.residual import residual_blocks
+from eff_plugins.dynamic.rows import PreparedBranch
 from eff_plugins.models.image.cifar_resnet import CifarResNet
+from eff_plugins.models.image.resnet import ResNet
 from eff_plugins.models.spatial.sfsi import SFSI, Kernel
 from eff_plugins.testing.conformance import build, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC
@@ -50,6 +53,29 @@ def test_the_grid_is_sampled_even_where_nothing_else_is():
     where = stats.entries[0].mask[0, 0].nonzero().tolist()
     assert where == [[2, 2], [2, 6], [6, 2], [6, 6]]
     assert block.dynamic.grid_of((1, 3), torch.device('cpu')).sum() == 1
+
+
+@pytest.mark.parametrize('limit', [0.9, 1.1])
+def test_with_everything_sampled_nothing_is_computed_twice(limit, monkeypatch):
+    monkeypatch.setattr(PreparedBranch, 'limit', lambda self, layer, size: limit)
+    torch.manual_seed(0)
+    net, x = build(lambda: SFSI(ResNet(18, avg_down=True, base_channels=8))).eval(), torch.randn(1, 3, 64, 64)
+    dynamic.set_policy(dynamic.set_execution(net, 'sparse'), 'all')
+    kind = type(next(block for _, block in residual_blocks(net)))
+    run, computed = kind.run_shortcut, []
+
+    def watched(block, x):
+        y = run(block, x)
+        computed.extend([] if y is x else [block])
+        return y
+
+    monkeypatch.setattr(kind, 'run_shortcut', watched)
+    with torch.no_grad():
+        got = net(x)
+        assert len(computed) == len(set(computed)) == 3
+        want = dynamic.set_execution(net, 'dense')(x)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_narrow_kernel_has_bounded_gradients():
