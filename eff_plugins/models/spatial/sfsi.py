@@ -43,10 +43,21 @@ class Kernel(nn.Module):
         self.inverse_width = nn.Parameter(torch.ones(()))
         steps = torch.arange(window) - window // 2
         self.register_buffer('exponent', -(steps[:, None] ** 2 + steps**2)[None, None] / 2, persistent=False)
+        self._kept: tuple[tuple, Tensor] | None = None
 
     def forward(self) -> Tensor:
         # a position that is interpolated has no sample of its own: 0 there
         return torch.exp(self.inverse_width**2 * self.exponent) * (self.exponent < 0)
+
+    def kept(self) -> Tensor:
+        """The same without gradients; on a CPU computed once for each width, as the five small steps take long there."""
+        width = self.inverse_width
+        if not width.is_cpu:
+            return self()
+        kept, key = self._kept, (float(width), width.dtype)
+        if kept is None or kept[0] != key:
+            kept = self._kept = key, self().detach()
+        return kept[1]
 
 
 class InterpolatingGate(DynamicModule):
@@ -112,7 +123,7 @@ class InterpolatingGate(DynamicModule):
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         act = act_name(block.act)
         fused = act if act in ACTIVATIONS else None
-        y = add_interpolated(sampled, on, self.kernel(), shortcut, fused, in_place)
+        y = add_interpolated(sampled, on, self.kernel.kept(), shortcut, fused, in_place)
         return y if act == fused else block.act(y)  # type: ignore[misc]  # one that no kernel fuses
 
     def grid_of(self, size: tuple[int, int], device: torch.device) -> Tensor:

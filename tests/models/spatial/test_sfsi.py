@@ -78,6 +78,19 @@ def test_with_everything_sampled_nothing_is_computed_twice(limit, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_width_that_changes_in_place_is_used():
+    block = gate()
+    dynamic.set_execution(block, 'sparse')
+    with torch.inference_mode():
+        x = torch.randn(2, 16, 9, 7).relu()
+        block(x.clone())
+    with torch.no_grad():
+        block.dynamic.kernel.inverse_width.mul_(2)
+        got = block(x.clone())
+        want = dynamic.set_execution(block, 'masked')(x.clone())
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_a_narrow_kernel_has_bounded_gradients():
     net, x = varied(DYNAMIC['SFSI'])
     for module in net.modules():
