@@ -39,6 +39,11 @@ def scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
+def fresh(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised channels-last map of its own."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
 class PreparedBranch:
     """A block's branch and shortcut as row convolutions, BatchNorm folded in.
 
@@ -244,7 +249,7 @@ def _under(
     """The shortcut, and what the branch is added to; None, and an empty map, where rows compute the shortcut."""
     if ready.shortcut is not None:
         shape = (x.shape[0], ready.shortcut[0].filters, *size)
-        return None, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        return None, fresh(shape, x)
     shortcut = block.run_shortcut(x)
     if shortcut is not x:
         same = shortcut if shortcut.dtype == x.dtype else shortcut.to(x.dtype)  # under autocast

@@ -201,10 +201,10 @@ def run_rows(
 
 def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None, scale: Tensor | None) -> Kernels | None:
     """The native kernel where it serves: fp32 on a CPU, all maps channels-last; it scales no depthwise convolution."""
-    if scale is not None and (conv.groups > 1 or kernels_for(scale) is None):
+    if scale is not None and conv.groups > 1:
         return None
     maps = [x, out] if residual is None else [x, out, residual]
-    return kernels_for(*maps) if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps) else None
+    return kernels_for(*maps, scale) if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps) else None
 
 
 def taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, check_rows, layer_sizes, scratch
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, check_rows, fresh, layer_sizes, scratch
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.rows import run_rows
 from eff_plugins.ops.scores import conv_scores
@@ -195,11 +195,7 @@ def _at_rows(ready: PreparedBranch, layer: int, x: Tensor, rows: Tensor, factor:
     conv = ready.chain.convs[layer] if inner else ready.alone
     shape = (x.shape[0], conv.filters, *on.shape[2:])
     x = x.contiguous(memory_format=torch.channels_last)
-    out = (
-        scratch(layer % 2, shape, x)
-        if inner
-        else torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    )
+    out = scratch(layer % 2, shape, x) if inner else fresh(shape, x)
     # a factor is not negative, so that it may go through a ReLU
     fused = factor is not None and factor.shape[1] == 1 and conv.act in (None, 'relu')
     if rows.numel() < on.numel():
