@@ -11,7 +11,7 @@ setup:  ## make .venv: pinned requirements, mmcv's operators, mmaction2 repaired
 	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) found; install Python 3.11 or 3.12, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
-demo: setup  ## train RetinaNet on digits, print AP and AP50, draw work_dirs/demo/predictions.png (about 15 minutes)
+demo: setup  ## train RetinaNet on digits, print AP and AP50, draw work_dirs/demo/predictions.png (about 25 minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/demo.sh
 
 lint: setup  ## ruff and mypy
