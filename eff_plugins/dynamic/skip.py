@@ -18,6 +18,7 @@ from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite
 from eff_plugins.dynamic.spatial import branch_macs
+from eff_plugins.ops.native import kernels_for
 from eff_plugins.ops.scores import patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -105,10 +106,10 @@ class LayerGate(DynamicModule):
             chosen = [score > least for score in scores.flatten().tolist()]
         else:
             chosen = (scores > threshold).flatten().tolist()
-        if all(chosen):
-            return block.run(x)
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))
+        if all(chosen) and (self.rows is None or kernels_for(x, scores) is None):
+            return block.run(x)
         if self.rows is not None:  # a patch as large as the map: no sample is copied out and back
             return self.rows.run(block, x, scores, None, threshold)
         on = torch.tensor(chosen, device=x.device)

@@ -1,5 +1,5 @@
 // What policies read of a map, channels-last fp32: one number a position or patch. A matrix kernel pads a single output
-// channel to a whole register; these are dot products, and read the map once.
+// channel to a whole register; these read the map once, or compute the taps of a 3x3 kernel side by side.
 //
 // Compiled once for each instruction set, like rows.cpp.
 
@@ -13,9 +13,11 @@
 namespace {
 
 inline float total(V v) {
-    float sum = 0;
-    for (int j = 0; j < LANES; j++) sum += v[j];
-    return sum;
+    float sum[LANES];
+    store(sum, v);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int j = 0; j < n; j++) sum[j] += sum[j + n];
+    return sum[0];
 }
 
 // sum_i x[i] * w[i]; four accumulators hide the latency of the additions
@@ -32,48 +34,97 @@ inline float dot(const float* x, const float* w, int64_t n) {
     return result;
 }
 
-// out[z] += the three taps of a line of a 3x3 kernel around z; with T = 4 the fourth is summed over the line and returned.
-// A few positions at a time share the loads of the taps, and each position is loaded once for all of them.
-template <int T>
-float line3(const float* line, const float* const* taps, int64_t width, int64_t channels, float* out) {
-    constexpr int P = LANES >= 16 ? 4 : 3;
-    float pooled = 0;
-    int64_t z = 0;
-    for (; z + P <= width; z += P) {
-        V sum[P][T] = {};
-        int64_t c = 0;
-        for (; c + LANES <= channels; c += LANES) {
-            V w[T];
+// The first N vectors of w times their sums over `count` positions of x.
+template <int N>
+inline V weigh(const float* x, int64_t count, const float* w, int64_t channels) {
+    V sum[N] = {}, all = {};
+    for (int64_t z = 0; z < count; z++)
 #pragma GCC unroll 4
-            for (int t = 0; t < T; t++) w[t] = load(taps[t] + c);
+        for (int j = 0; j < N; j++) sum[j] += load(x + z * channels + j * LANES);
+    for (int j = 0; j < N; j++) all += sum[j] * load(w + j * LANES);
+    return all;
+}
+
+// w . the sum of `count` positions of x (count, C)
+inline float dot_of_sum(const float* x, int64_t count, const float* w, int64_t channels) {
+    if (count == 1) return dot(x, w, channels);
+    V all = {};
+    int64_t c = 0;
+    for (; c + 4 * LANES <= channels; c += 4 * LANES) all += weigh<4>(x + c, count, w + c, channels);
+    for (; c + 2 * LANES <= channels; c += 2 * LANES) all += weigh<2>(x + c, count, w + c, channels);
+    for (; c + LANES <= channels; c += LANES) all += weigh<1>(x + c, count, w + c, channels);
+    float result = total(all);
+    for (; c < channels; c++)
+        for (int64_t z = 0; z < count; z++) result += x[z * channels + c] * w[c];
+    return result;
+}
+
+// A 3x3 kernel with stride 1 multiplies each position by nine taps. COLUMNS of them lie side by side, and a position's
+// channels are broadcast to them, so that nothing has to be added up across a register; the last tap is a dot product where
+// it is one too many.
+constexpr int TAPS = 9, COLUMNS = LANES >= 16 ? 16 : 8, VECTORS = COLUMNS / LANES, CHAINS = VECTORS > 1 ? 1 : 2;
+constexpr int STRIDE = 16;  // from one position's products to the next one's
+
+// weight (3, 3, C) -> (C, COLUMNS)
+void lay_side_by_side(const float* weight, int64_t channels, float* columns) {
+    for (int64_t c = 0; c < channels; c++)
+        for (int t = 0; t < COLUMNS; t++) columns[c * COLUMNS + t] = t < TAPS ? weight[t * channels + c] : 0;
+}
+
+// x (P, C) times columns (C, COLUMNS); the products stay in registers.
+template <int P>
+inline void multiply(const float* x, const float* columns, int64_t channels, float* products) {
+    V sum[CHAINS][P][VECTORS] = {};
+    int64_t c = 0;
+    for (; c + CHAINS <= channels; c += CHAINS)
+#pragma GCC unroll 2
+        for (int i = 0; i < CHAINS; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < VECTORS; j++) {
+                const V w = load(columns + (c + i) * COLUMNS + j * LANES);
 #pragma GCC unroll 4
-            for (int p = 0; p < P; p++) {
-                const V v = load(line + (z + p) * channels + c);
-#pragma GCC unroll 4
-                for (int t = 0; t < T; t++) sum[p][t] += v * w[t];
+                for (int p = 0; p < P; p++) sum[i][p][j] += x[p * channels + c + i] * w;
+            }
+    for (; c < channels; c++)
+        for (int p = 0; p < P; p++) sum[0][p][0] += x[p * channels + c] * load(columns + c * COLUMNS);
+    for (int p = 0; p < P; p++)
+        for (int j = 0; j < VECTORS; j++)
+            store(products + p * STRIDE + j * LANES, CHAINS > 1 ? sum[0][p][j] + sum[CHAINS - 1][p][j] : sum[0][p][j]);
+}
+
+// Output lines `first` to `last` of a 3x3 convolution with stride 1 to one channel; returns the sum of `pooled` (C, or null)
+// times these lines of the input.
+double score_lines3(const float* x, int64_t height, int64_t width, int64_t channels, const float* weight, const float* pooled,
+                    const float* columns, int64_t first, int64_t last, float* scores) {
+    constexpr int P = 4;
+    thread_local std::vector<float> line;
+    line.assign((width + 2) * STRIDE, 0.0f);  // a zero beyond each end
+    float* products = line.data() + STRIDE;
+    double sum = 0;
+    for (int64_t y = std::max<int64_t>(0, first - 1); y < std::min(height, last + 1); y++) {
+        const float* at = x + y * width * channels;
+        if (width < P)
+            for (int64_t z = 0; z < width; z++) multiply<1>(at + z * channels, columns, channels, products + z * STRIDE);
+        else
+            for (int64_t z = 0; z < width; z += P) {
+                const int64_t from = std::min(z, width - P);  // some of the last ones are computed twice
+                multiply<P>(at + from * channels, columns, channels, products + from * STRIDE);
+            }
+        for (int t = COLUMNS; t < TAPS; t++)
+            for (int64_t z = 0; z < width; z++)
+                products[z * STRIDE + t] = dot(at + z * channels, weight + t * channels, channels);
+        for (int64_t ky = 0; ky < 3; ky++) {
+            const int64_t oy = y + 1 - ky;
+            if (oy < first || oy >= last) continue;
+            float* out = scores + oy * width;
+            for (int64_t z = 0; z < width; z++) {
+                const float* tap = products + z * STRIDE + 3 * ky;
+                out[z] += tap[-STRIDE] + tap[1] + tap[STRIDE + 2];
             }
         }
-        for (int p = 0; p < P; p++)
-            for (int t = 0; t < T; t++) {
-                float s = total(sum[p][t]);
-                for (int64_t i = c; i < channels; i++) s += line[(z + p) * channels + i] * taps[t][i];
-                const int64_t at = z + p + 1 - t;
-                if (t == 3)
-                    pooled += s;
-                else if (at >= 0 && at < width)
-                    out[at] += s;
-            }
+        if (pooled && y >= first && y < last) sum += dot_of_sum(at, width, pooled, channels);
     }
-    for (; z < width; z++)
-        for (int t = 0; t < T; t++) {
-            const float s = dot(line + z * channels, taps[t], channels);
-            const int64_t at = z + 1 - t;
-            if (t == 3)
-                pooled += s;
-            else if (at >= 0 && at < width)
-                out[at] += s;
-        }
-    return pooled;
+    return sum;
 }
 
 // Output lines `first` to `last` of a k x k convolution to one channel; returns the sum of `pooled` (C, or null) times the
@@ -81,10 +132,7 @@ float line3(const float* line, const float* const* taps, int64_t width, int64_t 
 double score_lines(const float* x, int64_t height, int64_t width, int64_t channels, int64_t kernel, int64_t stride,
                    const float* weight, const float* pooled, int64_t first, int64_t last, int64_t out_width, int64_t owned,
                    float* scores) {
-    if (first >= last) return 0;
     const int64_t pad = kernel / 2;
-    const bool by_line = kernel == 3 && stride == 1;
-    std::fill_n(scores + first * out_width, (last - first) * out_width, 0.0f);
     double sum = 0;
     const int64_t end = std::max(owned, std::min(height, (last - 1) * stride - pad + kernel));
     for (int64_t y = std::max<int64_t>(0, first * stride - pad); y < end; y++) {
@@ -94,22 +142,15 @@ double score_lines(const float* x, int64_t height, int64_t width, int64_t channe
             if ((y + pad - ky) % stride || oy < first || oy >= last) continue;
             float* out = scores + oy * out_width;
             const float* taps = weight + ky * kernel * channels;
-            const float* four[] = {taps, taps + channels, taps + 2 * channels, pooled};
-            if (by_line && ky == 1 && pooled)
-                sum += line3<4>(line, four, width, channels, out);
-            else if (by_line)
-                line3<3>(line, four, width, channels, out);
-            else
-                for (int64_t ox = 0; ox < out_width; ox++) {
-                    const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
-                    const int64_t right = std::min(ox * stride - pad + kernel, width);
-                    // the taps of a line lie side by side in the map and in the weight: one long product
-                    out[ox] += dot(line + left * channels, taps + (left - (ox * stride - pad)) * channels,
-                                   (right - left) * channels);
-                }
+            for (int64_t ox = 0; ox < out_width; ox++) {
+                const int64_t left = std::max<int64_t>(ox * stride - pad, 0);
+                const int64_t right = std::min(ox * stride - pad + kernel, width);
+                // the taps of a line lie side by side in the map and in the weight: one long product
+                out[ox] += dot(line + left * channels, taps + (left - (ox * stride - pad)) * channels,
+                               (right - left) * channels);
+            }
         }
-        if (pooled && !by_line && y >= first * stride && y < owned)
-            for (int64_t z = 0; z < width; z++) sum += dot(line + z * channels, pooled, channels);
+        if (pooled && y >= first * stride && y < owned) sum += dot_of_sum(line, width, pooled, channels);
     }
     return sum;
 }
@@ -130,7 +171,8 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
             std::fill_n(line, cells_x, 0.0f);
             for (int64_t y = top; y < bottom; y++) {  // along the lines, as they lie in memory
                 const float* at = x + (b * height + y) * width * channels;
-                for (int64_t z = 0; z < width; z++, at += channels) line[z / patch] += dot(at, weight, channels);
+                for (int64_t gx = 0; gx < cells_x; gx++, at += patch * channels)
+                    line[gx] += dot_of_sum(at, std::min(patch, width - gx * patch), weight, channels);
             }
             for (int64_t gx = 0; gx < cells_x; gx++) {
                 const int64_t wide = std::min(patch, width - gx * patch);
@@ -148,12 +190,24 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
     // A part of the output's lines for each thread; a part's sums of the channels' means are added up in order.
     const int64_t parts = std::min(out_height, threads()), lines = (out_height + parts - 1) / parts;
     std::vector<double> sums(batch * parts);
+    const bool by_columns = kernel == 3 && stride == 1;
+    thread_local std::vector<float> kept;
+    if (by_columns) {
+        kept.resize(std::max<size_t>(kept.size(), channels * COLUMNS));
+        lay_side_by_side(weight, channels, kept.data());
+    }
+    const float* columns = kept.data();  // those of the calling thread
 #pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
     for (int64_t i = 0; i < batch * parts; i++) {
         const int64_t b = i / parts, first = i % parts * lines, last = std::min(out_height, first + lines);
         const int64_t owned = i % parts == parts - 1 ? height : std::min(height, last * stride);
-        sums[i] = score_lines(x + b * height * width * channels, height, width, channels, kernel, stride, weight, pooled, first,
-                              last, out_width, owned, scores + b * positions);
+        const float* map = x + b * height * width * channels;
+        float* out = scores + b * positions;
+        if (first >= last) continue;
+        std::fill_n(out + first * out_width, (last - first) * out_width, 0.0f);
+        sums[i] = by_columns ? score_lines3(map, height, width, channels, weight, pooled, columns, first, last, out)
+                             : score_lines(map, height, width, channels, kernel, stride, weight, pooled, first, last, out_width,
+                                           owned, out);
     }
     for (int64_t b = 0; b < batch; b++) {
         double sum = 0;
