@@ -276,6 +276,9 @@ class SBNet(BaseModule, DynamicModule):
     def use_mask(self, mask: Tensor | None) -> None:
         """Decide by a mask of the picture from now on, or (None) by the policy again, which is not asked meanwhile.
 
+        A network that trains on several processes by such masks alone has a policy without gradients: freeze it beforehand,
+        ``backbone.policy.requires_grad_(False)``.
+
         Args:
             mask: (B, 1, H, W) or (B, H, W); a block is computed where any of its pixels is above 0.
         """
