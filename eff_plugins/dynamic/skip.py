@@ -108,7 +108,7 @@ class LayerGate(DynamicModule):
             chosen = (scores > threshold).flatten().tolist()
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))
-        if all(chosen) and (self.rows is None or kernels_for(x, scores) is None):
+        if all(chosen) and not self._pays(x, scores):
             return block.run(x)
         if self.rows is not None:  # a patch as large as the map: no sample is copied out and back
             return self.rows.run(block, x, scores, None, threshold)
@@ -120,6 +120,12 @@ class LayerGate(DynamicModule):
             out = x.clone()
         out[on] = done
         return out
+
+    def _pays(self, x: Tensor, scores: Tensor) -> bool:
+        """Whether a block with everything on goes to the row executor: native kernels, which know break-even, or who measures it."""
+        if self.rows is None or torch._C._len_torch_function_stack():  # kernels would bypass a mode
+            return False
+        return self.rows.watch is not None or kernels_for(x, scores) is not None
 
 
 class Branch(nn.Module):

@@ -9,6 +9,7 @@ from eff_plugins import dynamic
 from eff_plugins.dynamic import break_even as module
 from eff_plugins.dynamic.break_even import BreakEven, break_even_of, key_of, measure_break_even
 from eff_plugins.models.spatial.dynconv import DynConv
+from eff_plugins.models.spatial.layer_skip import LayerSkip
 from eff_plugins.ops.rows import RowConv
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.oracles import randomise
@@ -21,9 +22,9 @@ def table(tmp_path, monkeypatch):
     return found
 
 
-def network():
+def network(kind=DynConv):
     torch.manual_seed(0)
-    net = DynConv(depth=18, base_channels=8, out_indices=(1,))
+    net = kind(depth=18, base_channels=8, out_indices=(1,))
     randomise(net)
     dynamic.set_policy(net.eval(), 'random')
     for step in dynamic.module.decisions(net):
@@ -31,8 +32,10 @@ def network():
     return dynamic.set_execution(net, 'sparse'), torch.randn(2, 3, 64, 64)
 
 
-def test_measured_layers_are_kept_and_not_measured_again(table):
-    net, x = network()
+@pytest.mark.parametrize('instruction_set', [None, 'portable'], indirect=True)
+@pytest.mark.parametrize('kind', [DynConv, LayerSkip])
+def test_measured_layers_are_kept_and_not_measured_again(instruction_set, table, kind):
+    net, x = network(kind)
     found = measure_break_even(net, lambda: net(x))
     assert found and all(density >= 0 for density in found.values())
     assert json.loads(table.path.read_text()) == pytest.approx(found)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from eff_plugins.ops.native import _INSTRUCTION_SETS
 from eff_plugins.ops.scores import conv_scores, patch_scores
 from eff_plugins.profiling.latency import threads
 from eff_plugins.profiling.macs import count_macs
@@ -17,9 +18,13 @@ def maps(batch, channels, height, width):
     return torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
 
 
+every_instruction_set = pytest.mark.parametrize('instruction_set', _INSTRUCTION_SETS, indirect=True)
+
+
+@every_instruction_set
 @pytest.mark.parametrize('channels', [3, 16, 70, 256])
 @pytest.mark.parametrize('patch', [1, 3, 8, 19])
-def test_patch_scores(channels, patch):
+def test_patch_scores(channels, patch, instruction_set):
     x, weight, bias = maps(2, channels, 19, 13), torch.randn(1, channels, 1, 1), torch.randn(1)
     want = F.conv2d(F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False), weight, bias)
     torch.testing.assert_close(patch_scores(x, weight, bias, patch), want, rtol=1e-4, atol=1e-4)
@@ -38,10 +43,11 @@ def test_the_default_type_of_new_tensors_does_not_matter():
     assert all(map(torch.equal, found, want))
 
 
+@every_instruction_set
 @pytest.mark.parametrize('channels', [3, 16, 70, 256])
 @pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (1, 1), (5, 1), (5, 2)])
 @pytest.mark.parametrize('size', [(19, 13), (8, 3), (2, 1)])
-def test_conv_scores(channels, kernel, stride, size):
+def test_conv_scores(channels, kernel, stride, size, instruction_set):
     x, weight = maps(2, channels, *size), torch.randn(1, channels, kernel, kernel)
     pooled, bias = torch.randn(1, channels), torch.randn(1)
     want = F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
@@ -64,6 +70,15 @@ def test_threads_share_the_lines(kernel, stride, size):
     with threads(3):
         got = run(), patches()
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the means are added up in parts
+
+
+@pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2)])
+def test_neither_batch_nor_threads_change_a_score(kernel, stride):
+    x, weight, bias = maps(3, 16, 19, 13), torch.randn(1, 16, kernel, kernel), torch.randn(1)
+    want = conv_scores(x, weight, None, bias, stride)
+    assert torch.equal(conv_scores(x[1:2], weight, None, bias, stride), want[1:2])
+    with threads(3):
+        assert torch.equal(conv_scores(x, weight, None, bias, stride), want)
 
 
 def test_fake_tensors_have_shapes_and_no_memory():

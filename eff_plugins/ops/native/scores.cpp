@@ -63,7 +63,8 @@ inline float dot_of_sum(const float* x, int64_t count, const float* w, int64_t c
 // channels are broadcast to them, so that nothing has to be added up across a register; the last tap is a dot product where
 // it is one too many.
 constexpr int TAPS = 9, COLUMNS = LANES >= 16 ? 16 : 8, VECTORS = COLUMNS / LANES, CHAINS = VECTORS > 1 ? 1 : 2;
-constexpr int STRIDE = 16;  // from one position's products to the next one's
+constexpr int SPACING = 16;  // from one position's products to the next one's
+static_assert(COLUMNS % LANES == 0 && COLUMNS <= SPACING && (CHAINS == 1 || VECTORS == 1), "as multiply needs it");
 
 // weight (3, 3, C) -> (C, COLUMNS)
 void lay_side_by_side(const float* weight, int64_t channels, float* columns) {
@@ -89,37 +90,37 @@ inline void multiply(const float* x, const float* columns, int64_t channels, flo
         for (int p = 0; p < P; p++) sum[0][p][0] += x[p * channels + c] * load(columns + c * COLUMNS);
     for (int p = 0; p < P; p++)
         for (int j = 0; j < VECTORS; j++)
-            store(products + p * STRIDE + j * LANES, CHAINS > 1 ? sum[0][p][j] + sum[CHAINS - 1][p][j] : sum[0][p][j]);
+            store(products + p * SPACING + j * LANES, CHAINS > 1 ? sum[0][p][j] + sum[CHAINS - 1][p][j] : sum[0][p][j]);
 }
 
-// Output lines `first` to `last` of a 3x3 convolution with stride 1 to one channel; returns the sum of `pooled` (C, or null)
-// times these lines of the input.
+// Adds a 3x3 convolution with stride 1 to one channel to `scores`, from output line `first` up to `last`; returns the sum of
+// `pooled` (C, or null) times these lines of the input.
 double score_lines3(const float* x, int64_t height, int64_t width, int64_t channels, const float* weight, const float* pooled,
                     const float* columns, int64_t first, int64_t last, float* scores) {
     constexpr int P = 4;
     thread_local std::vector<float> line;
-    line.assign((width + 2) * STRIDE, 0.0f);  // a zero beyond each end
-    float* products = line.data() + STRIDE;
+    line.assign((width + 2) * SPACING, 0.0f);  // a zero beyond each end
+    float* products = line.data() + SPACING;
     double sum = 0;
     for (int64_t y = std::max<int64_t>(0, first - 1); y < std::min(height, last + 1); y++) {
         const float* at = x + y * width * channels;
         if (width < P)
-            for (int64_t z = 0; z < width; z++) multiply<1>(at + z * channels, columns, channels, products + z * STRIDE);
+            for (int64_t z = 0; z < width; z++) multiply<1>(at + z * channels, columns, channels, products + z * SPACING);
         else
             for (int64_t z = 0; z < width; z += P) {
                 const int64_t from = std::min(z, width - P);  // some of the last ones are computed twice
-                multiply<P>(at + from * channels, columns, channels, products + from * STRIDE);
+                multiply<P>(at + from * channels, columns, channels, products + from * SPACING);
             }
         for (int t = COLUMNS; t < TAPS; t++)
             for (int64_t z = 0; z < width; z++)
-                products[z * STRIDE + t] = dot(at + z * channels, weight + t * channels, channels);
+                products[z * SPACING + t] = dot(at + z * channels, weight + t * channels, channels);
         for (int64_t ky = 0; ky < 3; ky++) {
             const int64_t oy = y + 1 - ky;
             if (oy < first || oy >= last) continue;
             float* out = scores + oy * width;
             for (int64_t z = 0; z < width; z++) {
-                const float* tap = products + z * STRIDE + 3 * ky;
-                out[z] += tap[-STRIDE] + tap[1] + tap[STRIDE + 2];
+                const float* tap = products + z * SPACING + 3 * ky;
+                out[z] += tap[-SPACING] + tap[1] + tap[SPACING + 2];
             }
         }
         if (pooled && y >= first && y < last) sum += dot_of_sum(at, width, pooled, channels);
@@ -127,12 +128,11 @@ double score_lines3(const float* x, int64_t height, int64_t width, int64_t chann
     return sum;
 }
 
-// Output lines `first` to `last` of a k x k convolution to one channel; returns the sum of `pooled` (C, or null) times the
-// input's lines from `first * stride` up to `owned`.
+// As score_lines3, for any odd side and stride; the sum is that of the lines from `first * stride` up to `last * stride`.
 double score_lines(const float* x, int64_t height, int64_t width, int64_t channels, int64_t kernel, int64_t stride,
-                   const float* weight, const float* pooled, int64_t first, int64_t last, int64_t out_width, int64_t owned,
+                   const float* weight, const float* pooled, int64_t first, int64_t last, int64_t out_width,
                    float* scores) {
-    const int64_t pad = kernel / 2;
+    const int64_t pad = kernel / 2, owned = std::min(height, last * stride);
     double sum = 0;
     const int64_t end = std::max(owned, std::min(height, (last - 1) * stride - pad + kernel));
     for (int64_t y = std::max<int64_t>(0, first * stride - pad); y < end; y++) {
@@ -188,26 +188,26 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
     const int64_t out_width = (width + 2 * pad - kernel) / stride + 1, positions = out_height * out_width;
     // A part of the output's lines for each thread; a part's sums of the channels' means are added up in order.
-    const int64_t parts = std::min(out_height, threads()), lines = (out_height + parts - 1) / parts;
+    // Parts read a line of their neighbours', which a 3x3 kernel multiplies again: at most one part for four lines.
+    const int64_t parts = std::min((out_height + 3) / 4, threads()), lines = (out_height + parts - 1) / parts;
     std::vector<double> sums(batch * parts);
     const bool by_columns = kernel == 3 && stride == 1;
     thread_local std::vector<float> kept;
     if (by_columns) {
-        kept.resize(std::max<size_t>(kept.size(), channels * COLUMNS));
+        kept.resize(channels * COLUMNS);
         lay_side_by_side(weight, channels, kept.data());
     }
     const float* columns = kept.data();  // those of the calling thread
 #pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
     for (int64_t i = 0; i < batch * parts; i++) {
         const int64_t b = i / parts, first = i % parts * lines, last = std::min(out_height, first + lines);
-        const int64_t owned = i % parts == parts - 1 ? height : std::min(height, last * stride);
         const float* map = x + b * height * width * channels;
         float* out = scores + b * positions;
         if (first >= last) continue;
         std::fill_n(out + first * out_width, (last - first) * out_width, 0.0f);
         sums[i] = by_columns ? score_lines3(map, height, width, channels, weight, pooled, columns, first, last, out)
                              : score_lines(map, height, width, channels, kernel, stride, weight, pooled, first, last, out_width,
-                                           owned, out);
+                                           out);
     }
     for (int64_t b = 0; b < batch; b++) {
         double sum = 0;
