@@ -122,7 +122,7 @@ class LayerGate(DynamicModule):
         return out
 
     def _pays(self, x: Tensor, scores: Tensor) -> bool:
-        """Whether a block with everything on goes to the row executor: native kernels, which know break-even, or who measures it."""
+        """Whether rows compute a block with everything on: native kernels know break-even; or somebody measures it."""
         if self.rows is None or torch._C._len_torch_function_stack():  # kernels would bypass a mode
             return False
         return self.rows.watch is not None or kernels_for(x, scores) is not None

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from eff_plugins import dynamic
+from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.dynamic.losses import Situation, budget_loss
 from eff_plugins.dynamic.residual import residual_blocks
 from eff_plugins.dynamic.rows import PreparedBranch
 from eff_plugins.models.image.cifar_resnet import CifarResNet
 from eff_plugins.models.spatial.lccl import LCCL
+from eff_plugins.ops.dense import PackedConv2d
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.conformance import build, varied
 from eff_plugins.testing.dynamic_types import DYNAMIC, MOBILE
@@ -78,6 +80,23 @@ def test_layers_above_their_break_even_are_computed_whole_and_counted_so(monkeyp
     assert spent(net, x) > some
     network = dynamic.network_macs(net, lambda: net(x), len(x))
     assert network * spent(net, x) == pytest.approx(counted, rel=0.01)
+
+
+def test_layers_computed_whole_fuse_their_activation(monkeypatch):
+    net, x = varied(DYNAMIC['LCCL'])
+    net = dynamic.set_execution(prepare(net, Preparation(prepack=True)), 'sparse')
+    monkeypatch.setattr(PreparedBranch, 'limit', lambda *_: 0.0)
+    inner = [id(unit.conv.weight) for _, block in residual_blocks(net) for unit in block.units()[:-1]]
+    acts, fused = {}, PackedConv2d.fused
+
+    def seen(self, x, act=None, residual=None):
+        acts[id(self.weight)] = act
+        return fused(self, x, act, residual)
+
+    monkeypatch.setattr(PackedConv2d, 'fused', seen)
+    with torch.no_grad():
+        net(x)
+    assert {act for weight, act in acts.items() if weight in inner} == {'relu'}
 
 
 @pytest.mark.parametrize('act', ['relu6', 'hswish'])
