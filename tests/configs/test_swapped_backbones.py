@@ -62,6 +62,8 @@ def build(cfg):
 def quicker(part):
     """Keep the frameworks' wide necks and heads quick; what the backbone meets stays."""
     if isinstance(part, dict):
+        if part.get('type') == 'BatchFixedSizePad':
+            part['size'] = (128, 128)
         for name, most in dict(num=16, nms_pre=50, max_per_img=20, stack_times=1, stacked_convs=1, num_convs=1).items():
             if isinstance(part.get(name), int):
                 part[name] = min(part[name], most)
