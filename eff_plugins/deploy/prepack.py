@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from eff_plugins.dynamic.residual import ResidualBlock, act_name
+from eff_plugins.dynamic.residual import ResidualBlock, act_name, hooked
 from eff_plugins.ops.dense import PackedConv2d
 
 from .fuse import pairs
@@ -55,6 +55,8 @@ def _fuses(block: ResidualBlock) -> bool:
         units = block.units()
         act_name(block.act)
     except TypeError:  # something that is no chain of convolutions runs as it is
+        return False
+    if hooked(block):
         return False
     if units[-1].act_name is not None:  # before the sum, where nothing fuses it with the shortcut
         return False

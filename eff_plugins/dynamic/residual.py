@@ -137,8 +137,13 @@ class ResidualBlock(nn.Module):
         """Let ``gate`` compute the block in its stead.
 
         Raises:
-            ValueError: The block has one.
+            ValueError: The block has one, or something hooks into its parts.
         """
+        if hooked(self):
+            raise ValueError(
+                f'something hooks into the parts of {type(self).__name__}, as TemporalShift does: parts of it, or some '
+                'samples of a batch, cannot be computed alone'
+            )
         if self.dynamic is not None:
             raise ValueError(
                 f'{type(self.dynamic).__name__} decides for this block already: a network hosts one spatial method'
@@ -156,6 +161,11 @@ def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """
     fresh = torch.is_grad_enabled() or branch.dtype != x.dtype  # autocast: the sum has the wider type
     return x + branch if fresh else branch.add_(x)
+
+
+def hooked(block: nn.Module) -> bool:
+    """Whether forward hooks sit on modules inside ``block``: then these have to be called as they are."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in block.modules() if part is not block)
 
 
 def run_block(block: nn.Module, x: Tensor, with_cp: bool) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.registry import MODELS
 
 
@@ -86,7 +87,7 @@ class TemporalShift(BaseModule):
 
     Raises:
         ValueError: ``num_segments`` or ``shift_div`` is too small, several maps are asked for, or the backbone has no
-            residual block to shift in.
+            residual block to shift in, or is dynamic.
     """
 
     def __init__(
@@ -115,6 +116,11 @@ class TemporalShift(BaseModule):
         self.out_strides = tuple(network.out_strides)
         self.size_divisor = network.size_divisor
 
+        if is_dynamic(network):
+            raise ValueError(
+                'TemporalShift moves channels between the frames of a clip; a dynamic backbone computes some frames, or '
+                'parts of them, alone'
+            )
         branches = [branch for _, branch in residual_branches(network)]
         if not branches:
             raise ValueError(f'{type(network).__name__} has no block with has_residual=True to shift in')

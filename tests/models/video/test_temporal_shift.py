@@ -5,9 +5,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eff_plugins.deploy import Preparation, prepare
 from eff_plugins.models.image.inverted_residual import InvertedResidualNet
+from eff_plugins.models.spatial.layer_skip import LayerSkip
 from eff_plugins.models.video.temporal_shift import TemporalShift, residual_branches, temporal_shift
 from eff_plugins.registry import MODELS
+from eff_plugins.testing.oracles import randomise
 
 T = 4
 ARCH = dict(
@@ -22,7 +25,7 @@ BACKBONE = dict(type='eff_plugins.InvertedResidualNet', arch=ARCH, out_indices=(
 
 def build(**kwargs):
     torch.manual_seed(0)
-    return TemporalShift(BACKBONE, **{'num_segments': T, **kwargs}).eval()
+    return TemporalShift(**{'backbone': BACKBONE, 'num_segments': T, **kwargs}).eval()
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -142,6 +145,25 @@ def test_a_copy_shifts_with_its_own_settings():
     model.num_segments = 1
     x = torch.randn(T, 3, 32, 32)
     assert not torch.allclose(model(x), twin(x))
+
+
+def test_a_prepacked_network_shifts():
+    net = build()
+    randomise(net)
+    x = torch.randn(2 * T, 3, 32, 32)
+    with torch.no_grad():
+        want = net(x)
+        got = prepare(net, Preparation(prepack=True))(x.contiguous(memory_format=torch.channels_last))
+        net.num_segments = 1
+        assert float((net(x) - want).abs().max()) > 1e-2 * float(want.abs().max())
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
+
+
+def test_frames_that_are_computed_alone_cannot_be_shifted():
+    with pytest.raises(ValueError, match='a dynamic backbone computes some frames'):
+        build(backbone=dict(type='eff_plugins.LayerSkip', backbone=BACKBONE))
+    with pytest.raises(ValueError, match='something hooks into the parts of .*, as TemporalShift does'):
+        LayerSkip(build())
 
 
 def test_frozen_backbone_stays_frozen():
