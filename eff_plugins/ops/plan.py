@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eff_plugins.ops.native import Kernels, kernels
+from eff_plugins.ops.native import Kernels, kernels, kernels_for
 from eff_plugins.ops.rows import RowConv, taps
 
 
@@ -100,6 +100,21 @@ def _native_plan(
         end -= place
         plan.append(plan[-1] if count < 0 else rows[end : end + count])
     return plan[::-1]
+
+
+def rows_above(values: Tensor, threshold: float) -> Tensor:
+    """The positions whose value is above ``threshold``, in order: (B, 1, H, W) -> (R,) int32.
+
+    Args:
+        values: Of any floating type.
+        threshold: As far as that type can tell.
+    """
+    native = kernels_for(values)
+    if native is None:
+        return (values > threshold).flatten().nonzero().flatten().int()
+    values = values.contiguous()  # has to live as long as the kernel reads it
+    rows = torch.empty(values.numel(), dtype=torch.int32, device='cpu')
+    return rows[: native.rows_above(values.data_ptr(), values.numel(), threshold, rows.data_ptr())]
 
 
 def other_rows(rows: Tensor, total: int) -> Tensor:

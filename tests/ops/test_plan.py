@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from eff_plugins.ops import plan as plan_module
-from eff_plugins.ops.plan import Chain, plan_rows, spread, spread_needed
+from eff_plugins.ops.plan import Chain, plan_rows, rows_above, spread, spread_needed
 from eff_plugins.ops.rows import RowConv
 
 # kernel, stride, padding, dilation
@@ -55,3 +55,15 @@ def test_a_mask_in_any_memory_order_and_no_other_type():
         assert torch.equal(got[-1].long(), chosen.flatten().nonzero().flatten())
     with pytest.raises(TypeError, match='must be bool'):
         plan_rows(chosen.float(), (1, 1), chain, (30, 40))
+
+
+@pytest.mark.parametrize('threshold', [float('-inf'), 0.1, float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_rows_above_a_threshold_natively_and_in_plain_torch(threshold, dtype, monkeypatch):
+    values = torch.randn(2, 1, 9, 7).to(dtype).transpose(2, 3)
+    values[0, 0, 0, 0] = torch.tensor(threshold).to(dtype)  # what lies at the threshold is off
+    wanted = [i for i, value in enumerate(values.flatten().tolist()) if value > torch.tensor(threshold).to(dtype)]
+    native = rows_above(values, threshold)
+    monkeypatch.setattr(plan_module, 'kernels_for', lambda *_: None)
+    plain = rows_above(values, threshold)
+    assert native.tolist() == plain.tolist() == wanted and native.dtype == plain.dtype == torch.int32

@@ -5,6 +5,7 @@ Written from the paper.
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
 from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, check_rows, fresh, layer_sizes, scratch
 from eff_plugins.models.spatial.host import hosted, stages_of
+from eff_plugins.ops.plan import rows_above
 from eff_plugins.ops.rows import run_rows
 from eff_plugins.ops.scores import conv_scores
 
@@ -42,7 +44,7 @@ class Collaborator(nn.Module):
         self.norm = nn.BatchNorm2d(self.conv.out_channels)
         nn.init.constant_(self.norm.weight, 0.25)  # begins near the plain convolution: everything on, factors around 1
         nn.init.ones_(self.norm.bias)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
@@ -105,7 +107,7 @@ class CollaborativeGate(DynamicModule):
             factor, scores = self._collaborate(i, y)
             on = self.decide(scores)
             whole = ready is not None and _whole(ready, i, y, int(on.count_nonzero()), on.numel())
-            decided.append(_Decided(i, scores, on, whole))
+            decided.append(_Decided(i, scores, on, 0.0, whole))
             y = unit.run(y) * (on if factor is None else factor * on)
         return block.merge(block.run_shortcut(x), y), decided
 
@@ -120,20 +122,19 @@ class CollaborativeGate(DynamicModule):
                 continue
             factor, scores = self._collaborate(i, y)
             values, threshold = self.decide.cut(scores)
-            on = values > threshold
-            rows = on.flatten().nonzero().flatten().int()
-            whole = _whole(ready, i, y, rows.numel(), on.numel())
-            decided.append(_Decided(i, scores, on, whole))
+            rows = rows_above(values, threshold)
+            whole = _whole(ready, i, y, rows.numel(), values.numel())
+            decided.append(_Decided(i, scores, values, threshold, whole))
             if self.rows.watch is not None:
                 self.rows.watch(ready.watched(i, tuple(y.shape)))
             if whole:
                 y = unit.run(y)
                 if factor is not None:
-                    y = y.mul_(factor if rows.numel() == on.numel() else factor * on)
+                    y = y.mul_(factor if rows.numel() == values.numel() else factor * (values > threshold))
             elif i + 1 == len(ready.units) and (factor is None or factor.shape[1] == 1):
                 return add_last(block, ready, x, y, rows, factor), decided
             else:
-                y = _at_rows(ready, i, y, rows, factor, on)
+                y = _at_rows(ready, i, y, rows, factor, tuple(values.shape))
         return block.merge(block.run_shortcut(x), y), decided
 
     def _collaborate(self, i: int, x: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -151,8 +152,8 @@ class CollaborativeGate(DynamicModule):
         costs = [float(unit.conv.weight.numel()) for unit in units]  # type: ignore[operator, union-attr]
         dense = sum(cost * high * wide for cost, (high, wide) in zip(costs, sizes[1:], strict=True))
         policy, counts, saved = 0.0, [], x.new_zeros(len(x), dtype=torch.float32)
-        for i, scores, chosen, whole in decided:
-            on = chosen.float()  # half precision cannot count
+        for i, scores, values, threshold, whole in decided:
+            on = (values > threshold).float()  # half precision cannot count
             if self.training:  # what is counted has the gradient of a smooth step, for budget losses
                 step = torch.tanh(scores.float())
                 on = on.detach() + (step - step.detach())
@@ -167,17 +168,18 @@ class CollaborativeGate(DynamicModule):
             macs=dense - saved + policy,
             policy_macs=policy,
             density=torch.cat(counts, 1).mean(1),
-            mask=decided[-1].on.detach().to(x.dtype),
-            scores=torch.cat([scores.detach().flatten(1) for _, scores, _, _ in decided], 1),
+            mask=(decided[-1].values > decided[-1].threshold).to(x.dtype),
+            scores=torch.cat([each.scores.detach().flatten(1) for each in decided], 1),
         )
 
 
 class _Decided(NamedTuple):
-    """One convolution's decisions."""
+    """One convolution's decisions: on where ``values`` (B, 1, H', W') are above ``threshold``."""
 
     layer: int
     scores: Tensor
-    on: Tensor
+    values: Tensor
+    threshold: float
     whole: bool
 
 
@@ -186,19 +188,21 @@ def _whole(ready: PreparedBranch, layer: int, x: Tensor, count: int, places: int
     return 0 < count >= ready.limit(layer, (x.shape[2], x.shape[3])) * places
 
 
-def _at_rows(ready: PreparedBranch, layer: int, x: Tensor, rows: Tensor, factor: Tensor | None, on: Tensor) -> Tensor:
-    """Convolution ``layer`` times ``factor`` at ``rows``, zero elsewhere.
+def _at_rows(
+    ready: PreparedBranch, layer: int, x: Tensor, rows: Tensor, factor: Tensor | None, places: tuple[int, ...]
+) -> Tensor:
+    """Convolution ``layer`` times ``factor`` at ``rows``, zero elsewhere; ``places`` are (B, 1, H', W').
 
     The map of a layer that another one reads lives until the next call.
     """
     inner = layer + 1 < len(ready.chain.convs)
     conv = ready.chain.convs[layer] if inner else ready.alone
-    shape = (x.shape[0], conv.filters, *on.shape[2:])
+    shape = (places[0], conv.filters, *places[2:])
     x = x.contiguous(memory_format=torch.channels_last)
     out = scratch(layer % 2, shape, x) if inner else fresh(shape, x)
     # a factor is not negative, so that it may go through a ReLU
     fused = factor is not None and factor.shape[1] == 1 and conv.act in (None, 'relu')
-    if rows.numel() < on.numel():
+    if rows.numel() < prod(places):
         out.zero_()
     run_rows(x, conv, rows, out, scale=factor if fused else None)
     return out if fused or factor is None else out.mul_(factor)

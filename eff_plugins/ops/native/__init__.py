@@ -123,6 +123,9 @@ class Kernels:
         self.other_rows = library.other_rows
         self.other_rows.argtypes = [pointer, number, number, pointer]
         self.other_rows.restype = number
+        self.rows_above = library.rows_above
+        self.rows_above.argtypes = [pointer, number, ctypes.c_float, pointer]
+        self.rows_above.restype = number
         self.patch_scores = library[f'patch_scores_{name}']
         self.patch_scores.argtypes = [pointer, *[number] * 5, *[pointer] * 3]
         self.patch_scores.restype = None

@@ -79,6 +79,16 @@ int64_t other_rows(const int32_t* rows, int64_t count, int64_t total, int32_t* o
     return list_marked(unlisted, others);
 }
 
+// The positions of the values above `threshold`, in order. Returns how many.
+int64_t rows_above(const float* values, int64_t total, float threshold, int32_t* rows) {
+    int32_t* next = rows;
+    for (int64_t i = 0; i < total; i++) {
+        *next = int32_t(i);
+        next += values[i] > threshold;
+    }
+    return next - rows;
+}
+
 // The rows of each of `layers` convolutions of a chain, the last one's output being needed in the chosen patches.
 // `shapes` holds one Shape of rows.cpp (15 numbers) a layer. `rows` has batch * H' * W' places for each layer's output,
 // one layer after the other; a layer whose list is that of the next one (a 1x1 convolution reads what it writes) leaves
