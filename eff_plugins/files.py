@@ -8,6 +8,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_writable(path: str | Path) -> None:
+    """Whether a file can be written at ``path``, to know before the time for its content is spent; nothing is made.
+
+    Raises:
+        OSError: It cannot; the message names the path.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f'{path} is a folder; name a file')
+    check_folder(Path(path).parent)
+
+
+def check_folder(path: str | Path) -> None:
+    """Whether files can be written into the folder ``path``, which need not exist; nothing is made.
+
+    Raises:
+        OSError: They cannot; the message names the path.
+    """
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f'{path} cannot be a folder for results: {place} is a file')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f'{path} cannot be written: no permission to write into {place}')
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A hidden path beside ``path`` to write to; it is renamed to ``path`` when the block ends, and removed if it raises.

@@ -13,6 +13,7 @@ import eff_plugins  # noqa: F401  (first: its fixes must be in place before a fr
 from eff_plugins.deploy import Preparation
 from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.engine.runs import friendly
+from eff_plugins.files import check_folder
 from eff_plugins.profiling.benchmark import Settings, check_plan, compare, report, write_results
 from eff_plugins.profiling.latency import busy_note
 from eff_plugins.profiling.subjects import Subject, find_subject, split_specs
@@ -58,9 +59,9 @@ def parse() -> argparse.Namespace:
     dynamic.add_argument(
         '--policy',
         nargs='+',
-        default=['learned'],
+        default=[],
         metavar='P',
-        help="of learned, random, all (on); without a checkpoint decisions are blind ones at the budget, 'synthetic'",
+        help="of learned (default), random, all (on); without a checkpoint blind decisions at the budget, 'synthetic'",
     )
     dynamic.add_argument(
         '--budgets', type=float, nargs='+', default=[], metavar='B', help="shares of the dense network's multiply-adds"
@@ -103,15 +104,22 @@ def main() -> None:
         check_plan(subject, plan)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
         pairs.append((subject, find_subject(against, size=args.size) if against else None))
-    if args.out:  # where it cannot be, this is the time to say so
-        Path(args.out).mkdir(parents=True, exist_ok=True)
+    if args.calibration and not Path(args.calibration).is_file():
+        raise FileNotFoundError(f'{args.calibration}: no such calibration; tools/test.py --calibration writes one')
+    if args.out:
+        check_folder(args.out)
     extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
     extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
     extra['command'] = f'python {shlex.join(sys.argv)}'
     results = []
     for subject, other in pairs:
         own = replace(settings, how=replace(how, prepack=prepacks(args, subject)))
-        results += compare(subject, other, own, plan)
+        try:
+            results += compare(subject, other, own, plan)
+        except (ValueError, OSError) as error:
+            if results:  # what has been timed is not lost
+                print(report(results))
+            raise ValueError(f'{subject.name}: {str(error).removeprefix(f"{subject.name}: ")}') from error
         files = write_results(results, args.out, extra) if args.out else []
         for note in dict.fromkeys((*subject.notes, *(other.notes if other else ()))):
             print(f'note: {note}')

@@ -7,6 +7,7 @@ import eff_plugins  # noqa: F401  (first: its fixes must be in place before a fr
 from eff_plugins.engine.execution import Operation, add_dynamic_arguments
 from eff_plugins.engine.infer import Inferencer, grid
 from eff_plugins.engine.runs import check_checkpoint, friendly, load_config
+from eff_plugins.files import check_folder, check_writable
 from eff_plugins.visualization.pictures import write_picture
 
 
@@ -21,23 +22,39 @@ def main() -> None:
     args = parser.parse_args()
     operation = Operation.from_arguments(args)
     check_checkpoint(args.checkpoint)
+    if absent := [path for path in args.inputs if not Path(path).is_file()]:
+        raise FileNotFoundError(f'{", ".join(absent)}: no such file')
+    check_folder(args.out)
+    if args.grid:
+        check_writable(args.grid)
     run = Inferencer(load_config(args.config), args.checkpoint, operation)
-    drawn = []
+    drawn, faults = [], []
     for path in args.inputs:
         target = Path(args.out) / f'{Path(path).stem}.png'
         if target in drawn:
             target = Path(args.out) / f'{Path(path).stem}_{len(drawn)}.png'
-        run.draw(path, run(path), target)
+        try:
+            sample = run(path)
+        except ValueError as error:  # the other files are none the worse for it
+            faults.append(str(error))
+            continue
+        run.draw(path, sample, target)
         drawn.append(target)
         print(f'{path} -> {target}')
-    if args.grid:
+    if args.grid and drawn:
         import cv2
 
         pictures = [cv2.imread(str(path)) for path in drawn]
-        if len({p.shape for p in pictures}) > 1:
-            raise ValueError('--grid needs drawings of one size')
+        for picture, path in zip(pictures, drawn, strict=True):
+            if picture.shape != pictures[0].shape:
+                sizes = [
+                    f'{path} is {p.shape[1]}x{p.shape[0]}' for p, path in ((pictures[0], drawn[0]), (picture, path))
+                ]
+                raise ValueError(f'--grid needs drawings of one size: {" and ".join(sizes)}')
         write_picture(args.grid, grid(pictures, columns=min(4, len(pictures)))[..., ::-1])
         print(f'grid -> {args.grid}')
+    if faults:
+        raise ValueError('; '.join(faults))
 
 
 if __name__ == '__main__':

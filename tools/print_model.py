@@ -29,7 +29,10 @@ def main() -> None:
         else:
             from mmengine.runner import Runner
 
-            loader = Runner.build_dataloader({**cfg.test_dataloader, 'num_workers': 0, 'persistent_workers': False})
+            try:
+                loader = Runner.build_dataloader({**cfg.test_dataloader, 'num_workers': 0, 'persistent_workers': False})
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f'{error}; --shape H W lists the backbone without data') from error
             batch = next(iter(loader))
             size = len(batch['inputs'])
             what, macs = f'first test batch of {size}', count_macs(model, lambda: model.test_step(batch))

@@ -14,6 +14,7 @@ from eff_plugins.engine.runs import (
     table,
     write_json,
 )
+from eff_plugins.files import check_writable
 
 
 def main() -> None:
@@ -27,6 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     operation = Operation.from_arguments(args)
     check_checkpoint(args.checkpoint)
+    if args.out:
+        check_writable(args.out)
     cfg = load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
     cfg.load_from = args.checkpoint
     if args.show_dir:
@@ -39,8 +42,14 @@ def main() -> None:
     print('\n' + table([('metric', 'value'), *rows]))
     if hook.spent is not None:
         asked = '' if operation.budget is None else f' of a budget of {operation.budget:.3f}'
+        # masked execution computes everything, to show what sparse execution would give and spend
+        what = (
+            'executed share of the dense network'
+            if how['execution'] == 'sparse'
+            else 'share that sparse execution spends'
+        )
         print(
-            f'executed share of the dense network: {hook.spent.share:.3f}{asked}, density {hook.spent.density:.3f} '
+            f'{what}: {hook.spent.share:.3f}{asked}, density {hook.spent.density:.3f} '
             f'({how["execution"]}, {how["policy"]})'
         )
     if args.out:

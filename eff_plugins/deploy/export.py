@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
+from eff_plugins.dynamic.module import dynamic_modules
 from eff_plugins.files import atomic
 
 
@@ -29,9 +30,15 @@ def export_onnx(model: nn.Module, x: Tensor, path: str | Path) -> Path:
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
+        ValueError: A dynamic network in sparse execution.
     """
     require('onnx', 'deploy.export_onnx')
     require('onnxscript', 'deploy.export_onnx')
+    if any(module.execution == 'sparse' for _, module in dynamic_modules(model)):
+        raise ValueError(
+            f'{type(model).__name__} is in sparse execution, which branches on its input, and an ONNX graph does not: export '
+            "the plain network, set_execution(model, 'dense')"
+        )
     path = Path(path)
     was_training = model.training
     model.eval()

@@ -98,7 +98,18 @@ class Blockwise(TorchFunctionMode):
                     )
 
     def _note(self, pool: Tensor, level: int) -> Tensor:
-        self._levels[pool.shape[3]] = level
+        """Remember the level of a layer's output.
+
+        Raises:
+            ValueError: The picture is so small that this cannot be told from the number of pixels.
+        """
+        known = self._levels.setdefault(pool.shape[3], level)
+        if known != level:
+            strides = ' and '.join(str(1 << each) for each in sorted((known, level)))
+            raise ValueError(
+                f'a picture of {self.grid.size[0]}x{self.grid.size[1]} is too small for blocks of two resolutions: its maps '
+                f'at strides {strides} have as many pixels; take larger pictures, or dense execution'
+            )
         return pool
 
     def _count(self, weight: Tensor, level: int | None) -> None:

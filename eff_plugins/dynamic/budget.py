@@ -310,19 +310,29 @@ def set_budget(model: nn.Module, budget: float, calibration: Calibration | None 
         calibration: In place of the one that :func:`calibrate` left with the model.
 
     Raises:
-        ValueError: No calibration for the present kind of policy, another model's calibration, or a budget out of reach.
+        ValueError: No calibration for the present kind of policy, another model's calibration, a budget out of reach, or a
+            kind without a knob.
     """
-    kind = _alike(model)[0].kind
-    found = calibration or getattr(model, '_calibrations', {}).get(kind)
+    step = _alike(model)[0]
+    _ = step.knob  # 'all' has none
+    found = calibration or getattr(model, '_calibrations', {}).get(step.kind)
     if found is None:
-        raise ValueError(f'no calibration for the {kind} policy of this model: call calibrate(model, batches) first')
-    if found.kind != kind:
-        raise ValueError(f'the calibration is for the {found.kind} policy, the model has {kind}')
-    if found.fingerprint != _identity(model):
-        raise ValueError('the calibration is of another model, or of other weights: calibrate this one')
+        raise ValueError(
+            f'no calibration for the {step.kind} policy of this model: call calibrate(model, batches) first'
+        )
+    check_calibration(model, found)
     knob = found.knob(budget)
     set_knob(model, knob)
     return knob
+
+
+def check_calibration(model: nn.Module, calibration: Calibration) -> None:
+    """Raise ValueError where a calibration is not one of ``model`` with its present kind of policy."""
+    kind = _alike(model)[0].kind
+    if calibration.kind != kind:
+        raise ValueError(f'the calibration is for the {calibration.kind} policy, the model has {kind}')
+    if calibration.fingerprint != _identity(model):
+        raise ValueError('the calibration is of another model, of other weights or settings: calibrate this one')
 
 
 def set_knob(model: nn.Module, knob: Knob) -> None:

@@ -59,6 +59,11 @@ def is_dynamic(model: nn.Module) -> bool:
     return next(dynamic_modules(model), None) is not None
 
 
+def policy_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """What the names of parameters begin with that belong to policies (``is_policy``), not to the dense network."""
+    return tuple(f'{name}.' for name, part in model.named_modules() if getattr(part, 'is_policy', False))
+
+
 def decisions(model: nn.Module) -> list[Policy]:
     """Every policy's decision step inside ``model``.
 

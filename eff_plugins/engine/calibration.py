@@ -15,8 +15,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import ConcatDataset, SequentialSampler, Subset
 
-from eff_plugins.dynamic.budget import Calibration, calibrate, set_budget
+from eff_plugins.dynamic.budget import Calibration, calibrate, check_calibration, set_budget
 from eff_plugins.dynamic.module import decisions
+from eff_plugins.files import check_writable
 
 SAMPLES = 256
 
@@ -83,14 +84,20 @@ def meet_budget(
     """
     if file is not None and Path(file).is_file():
         found = Calibration.load(file)
+        try:
+            check_calibration(model, found)
+        except ValueError as error:
+            raise ValueError(f'{file}: {error}; each network and policy needs a file of its own') from error
+        print_log(f'Using the calibration in {file}', 'current')
     else:
+        if file is not None:
+            check_writable(file)  # before the time is spent
         kind = decisions(model)[0].kind
         print_log(f'Calibrating the {kind} policy on at most {samples} samples of the training split', 'current')
         batches = training_batches(cfg, samples)
         budgets = (budget,) if file is None else ()
         found = calibrate(model, batches, lambda network, batch: network.test_step(batch), budgets)  # type: ignore[operator]
         if file is not None:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
             found.save(file)
     set_budget(model, budget, found)
     return found

@@ -17,6 +17,7 @@ from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
 from eff_plugins.engine.runs import build_runner
+from eff_plugins.engine.weights import all_weights_expected
 from eff_plugins.engine.wrapped import unwrapped
 
 
@@ -49,6 +50,8 @@ class Operation:
                 raise ValueError('a calibration serves a budget: give --budget as well')
             if self.policy == 'random':
                 raise ValueError("policy 'random' spends what a budget tells it to: give --budget as well")
+            if self.execution == 'dense' and self.policy is not None:
+                raise ValueError("execution 'dense' computes everything, whatever a policy decides: leave --policy out")
             return
         check_share(self.budget)
         if self.execution == 'dense':
@@ -77,6 +80,11 @@ class Operation:
             raise ValueError(
                 f'{type(model).__name__} contains no dynamic module: its only execution is dense, and it has no budget'
             )
+
+    @property
+    def decides(self) -> bool:
+        """Whether learned policies do."""
+        return self.execution != 'dense' and self.policy in (None, 'learned')
 
     def apply(self, model: nn.Module, cfg: Config) -> None:
         """Run ``model`` like this from now on; its weights must be loaded, since a calibration depends on them."""
@@ -173,10 +181,11 @@ def test_as(cfg: Config, operation: Operation) -> tuple[Runner, ExecutionHook, d
         The runner, the hook that knows what was spent, and the metrics.
 
     Raises:
-        ValueError: ``operation`` asks a static model to decide.
+        ValueError: ``operation`` asks a static model to decide, or the checkpoint is of another network.
     """
     runner = build_runner(cfg)
     operation.check(runner.model)
     hook = ExecutionHook(operation)
     runner.register_hook(hook)
-    return runner, hook, runner.test()
+    with all_weights_expected(unwrapped(runner.model), str(cfg.load_from), operation.decides):
+        return runner, hook, runner.test()

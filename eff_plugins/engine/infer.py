@@ -17,6 +17,7 @@ from eff_plugins.dynamic.module import is_dynamic
 from eff_plugins.dynamic.watch import Watch
 from eff_plugins.engine.execution import Operation
 from eff_plugins.engine.runs import DRAWING
+from eff_plugins.engine.weights import all_weights_expected
 from eff_plugins.visualization.compute import add_panel
 from eff_plugins.visualization.pictures import write_picture
 
@@ -57,9 +58,11 @@ class Inferencer:
     def __init__(self, cfg: Config, checkpoint: str, operation: Operation | None = None) -> None:
         self.cfg = cfg
         self.model: BaseModel = MODELS.build(cfg.model)
-        meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
+        operation = operation or Operation()
+        with all_weights_expected(self.model, checkpoint, operation.decides):
+            meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
         self.model.eval()
-        (operation or Operation()).apply(self.model, cfg)
+        operation.apply(self.model, cfg)
         self.watch = Watch(self.model) if is_dynamic(self.model) else None
         dataset = cfg.test_dataloader.dataset
         self.scope = cfg.get('default_scope', 'eff_plugins')

@@ -9,6 +9,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from eff_plugins.compat.loading import CorruptCheckpointError, safe_load
+from eff_plugins.dynamic.module import policy_prefixes
 
 from .convert import to_ours
 from .fetch import fetch_hashed, fetch_pypi, fetch_weights, forget
@@ -60,8 +61,8 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
         ValueError: Keys are missing or unexpected, or shapes differ; all of them are listed.
     """
     own = module.state_dict()
-    prefixes = tuple(f'{name}.' for name, part in module.named_modules() if getattr(part, 'is_policy', False))
-    policy = {key for key in own if key.startswith(prefixes)} if prefixes else set()
+    prefixes = policy_prefixes(module)
+    policy = {key for key in own if key.startswith(prefixes)}
     wanted = set(own) - policy if policy.isdisjoint(state) else set(own)
     faults = [f'missing {key}' for key in own if key in wanted - set(state) and not key.endswith('num_batches_tracked')]
     faults += [f'unexpected {key}' for key in state if key not in own]

@@ -105,7 +105,7 @@ class Result:
         against: Name of the network that it was timed against.
         ratio: Its time over that one's, paired.
         parameters: Of the prepared network; in dense execution without those of the policies.
-        realised: 95 % interval of ``realised_saving``.
+        realised: 95 % interval of ``realised_saving``; None where a batch was timed once.
     """
 
     row: dict[str, Any]
@@ -199,8 +199,9 @@ def _results(
             row.update(latency_ms_p50=own, t_dense_ms=dense, density=candidate.density)
             if candidate.variant.execution != 'dense' and (saved := 1 - costs[j].mean / costs[0].mean) > 0:
                 row['realised_saving'] = (1 - own / dense) / saved
-                share = mean_ratio(timed[j], timed[0])
-                realised = (1 - share.high) / saved, (1 - share.low) / saved
+                if min(len(batch.ms) for batch in timed[j]) > 1:  # one round has no spread
+                    share = mean_ratio(timed[j], timed[0])
+                    realised = (1 - share.high) / saved, (1 - share.low) / saved
         ratio = paired_ratio(pooled[j], rival) if rival else None
         results.append(Result(row, other.name if rival and other else None, ratio, candidate.parameters, realised))
     return results

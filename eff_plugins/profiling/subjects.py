@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from eff_plugins.compat import require
@@ -106,7 +106,8 @@ class Subject:
     def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
         """Inputs for :meth:`call` from the training split of its config, to calibrate on."""
         assert self.cfg is not None
-        return [self._sized(x, size, how) for x in _preprocess(self.cfg, training_batches(self.cfg, CALIBRATED))]
+        with _scope_of(self.cfg):
+            return [self._sized(x, size, how) for x in _preprocess(self.cfg, training_batches(self.cfg, CALIBRATED))]
 
     def note_absent(self, error: FileNotFoundError) -> None:
         """Note, once, that photographs stand for the test set."""
@@ -154,7 +155,7 @@ class ConfigSubject(Subject):
         if size is not None:
             raise ValueError(f'{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options')
         if is_config(data):
-            return _batches_for(self.scope, data, batch_size, count)
+            return _batches_of(load_config(data), data, batch_size, count)
         if data == 'real':
             try:
                 return _batches_of(self.cfg, self.name, batch_size, count)
@@ -178,7 +179,8 @@ class ConfigSubject(Subject):
             if data == 'real'
             else [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(2)]
         )
-        pipeline = picture_pipeline(self.cfg)
+        with _scope_of(self.cfg):
+            pipeline = picture_pipeline(self.cfg)
         with tempfile.TemporaryDirectory() as folder:
             samples = []
             for i, image in enumerate(images):
@@ -192,7 +194,8 @@ class ConfigSubject(Subject):
         ]
 
     def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
-        return list(training_batches(self.cfg, CALIBRATED))
+        with _scope_of(self.cfg):
+            return list(training_batches(self.cfg, CALIBRATED))
 
     def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
         kind = torch.device(how.device).type
@@ -210,24 +213,22 @@ def _batches_of(cfg: Config, name: str, batch_size: int, count: int) -> list[Any
     from mmengine.runner import Runner
 
     loader = in_process(cfg.test_dataloader) | dict(batch_size=batch_size, drop_last=True)
-    found = list(islice(Runner.build_dataloader(loader), count))
+    with _scope_of(cfg):
+        found = list(islice(Runner.build_dataloader(loader), count))
     if not found:
         raise ValueError(f'{name}: its test set has fewer than --batch-size {batch_size} samples')
     return found
 
 
-def _batches_for(scope: str, path: str, batch_size: int, count: int) -> list[Any]:
-    """The first ``count`` batches of the test set of the config at ``path``, for a model of the framework ``scope``."""
-    cfg = load_config(path)
-    try:
-        return _batches_of(cfg, path, batch_size, count)
-    finally:
-        init_default_scope(scope)
+def _scope_of(cfg: Config) -> AbstractContextManager:
+    """Within the block types are looked up in the config's framework, whichever the last config read was for."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
 
 
 def _preprocess(cfg: Config, batches: Iterable[Any]) -> list[Tensor]:
     """Batches of a config's data as its own model would see them, (B, 3, H, W)."""
-    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    with _scope_of(cfg):
+        preprocessor = MODELS.build(cfg.model.data_preprocessor)
     found = [preprocessor(batch, False)['inputs'] for batch in batches]
     if not all(isinstance(x, Tensor) and x.ndim == 4 for x in found):
         raise ValueError('the data of this config are no pictures')

@@ -28,7 +28,7 @@ class Plan:
 
     Attributes:
         executions: Members of ``EXECUTIONS``; empty: dense, and sparse where there is something to decide by.
-        policies: Members of ``POLICIES``.
+        policies: Members of ``POLICIES``; empty: learned.
         budgets: Shares of the dense network's multiply-adds; empty: as the policies are, uncalibrated.
         calibration: File of a calibration of the learned policy.
 
@@ -37,7 +37,7 @@ class Plan:
     """
 
     executions: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ('learned',)
+    policies: tuple[str, ...] = ()
     budgets: tuple[float, ...] = ()
     calibration: str | None = None
 
@@ -52,7 +52,7 @@ class Plan:
     @property
     def is_plain(self) -> bool:
         """Whether a static network can do what is asked."""
-        return not self.budgets and self.calibration is None and set(self.executions) <= {'dense'}
+        return not (self.budgets or self.policies or self.calibration or set(self.executions) - {'dense'})
 
     def variants(self, trained: bool) -> list[Variant]:
         """Every combination that has a meaning, the dense network first.
@@ -62,10 +62,12 @@ class Plan:
                 spend the budget (policy ``'synthetic'``) stand for them.
 
         Raises:
-            ValueError: Untrained policies, and no budget to spend blindly, or a calibration that no row uses.
+            ValueError: Untrained policies, and no budget to spend blindly, or an option that no row uses.
         """
-        executions = self.executions or (('dense', 'sparse') if trained or self.budgets else ('dense',))
-        policies = dict.fromkeys(p if trained or p == 'all' else 'synthetic' for p in self.policies)
+        decided = trained or self.budgets or self.policies
+        executions = self.executions or (('dense', 'sparse') if decided else ('dense',))
+        asked = self.policies or ('learned',)
+        policies = dict.fromkeys(p if trained or p == 'all' else 'synthetic' for p in asked)
         found = [Variant('dense')] if 'dense' in executions else []
         for execution in dict.fromkeys(e for e in executions if e != 'dense'):
             for policy in policies:
@@ -76,7 +78,14 @@ class Plan:
                 elif policy == 'learned':
                     found.append(Variant(execution, policy))
                 else:
-                    raise ValueError(f'execution {execution} of the {policy} policy needs --budgets to spend')
+                    why = '; without a checkpoint decisions are blind' if policy == 'synthetic' else ''
+                    raise ValueError(f'execution {execution} of the {policy} policy needs --budgets to spend{why}')
+        if self.policies and not any(v.policy for v in found):
+            raise ValueError("execution 'dense' computes everything: leave --policy out, or add --execution sparse")
+        if self.budgets and not any(v.budget for v in found):
+            raise ValueError(
+                'no row has a budget: --budgets serve learned and random policies in masked or sparse execution'
+            )
         if self.calibration is not None and not any(v.policy == 'learned' and v.budget is not None for v in found):
             raise ValueError('--calibration serves a learned policy: give a checkpoint, --policy learned and --budgets')
         return found

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation, prepare
+from eff_plugins.dynamic.module import policy_prefixes
 from eff_plugins.dynamic.recorder import Entry, Stats
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.case import Case, build, tensors, varied
@@ -65,8 +66,7 @@ def _equal(got: list[Tensor], want: list[Tensor], tolerance: float, what: str) -
 
 def policy_keys(case: Case, net: nn.Module) -> set[str]:
     """Keys of the state dict that lie in a module with ``is_policy``, or in one that the case names."""
-    names = [name for name, module in net.named_modules() if getattr(module, 'is_policy', False)]
-    prefixes = tuple(f'{name}.' for name in (*names, *case.policy))
+    prefixes = (*policy_prefixes(net), *(f'{name}.' for name in case.policy))
     return {key for key in net.state_dict() if key.startswith(prefixes)}
 
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from eff_plugins.deploy import Preparation, export_onnx, onnx_difference, prepare
 from eff_plugins.deploy.export import max_difference
+from eff_plugins.dynamic import set_execution, set_policy
 from eff_plugins.models.image.zoo import variant
+from eff_plugins.models.spatial.lasnet import LASNet
 from eff_plugins.registry import MODELS
 from eff_plugins.testing.families import families
 from eff_plugins.testing.oracles import randomise
@@ -64,6 +66,15 @@ def test_onnx_difference_sees_another_network(tmp_path, onnx):
     x = torch.randn(1, 3, 4, 4)
     path = export_onnx(model, x, tmp_path / 'a.onnx')
     assert onnx_difference(path, model, x) <= 1e-6 < 1e-2 < onnx_difference(path, other, x)
+
+
+def test_a_dynamic_network_is_exported_dense(tmp_path, onnx):
+    model = set_policy(LASNet(depth=18, base_channels=8, out_indices=(0,)).eval(), 'all')
+    x = torch.randn(1, 3, 33, 49)
+    with pytest.raises(ValueError, match='ResNet is in sparse execution'):
+        export_onnx(set_execution(model, 'sparse'), x, tmp_path / 'a.onnx')
+    path = export_onnx(set_execution(model, 'dense'), x, tmp_path / 'a.onnx')
+    assert onnx_difference(path, set_execution(model, 'sparse'), x) <= 1e-4
 
 
 def test_a_failed_export_leaves_nothing_and_the_mode_is_kept(tmp_path, onnx):

@@ -43,8 +43,8 @@ def run(tool, monkeypatch, capsys):
             assert stop.value.code == 1
         else:
             tool.main()
-        out, err = capsys.readouterr()
-        return err if fails else out
+        call.printed, err = capsys.readouterr()
+        return err if fails else call.printed
 
     return call
 

@@ -37,7 +37,7 @@ def saved_share(row, dense):
 
 def test_rows_of_an_untrained_network_are_blind_at_the_budget():
     plan = Plan(('dense', 'masked', 'sparse'), ('learned', 'random'), (0.6, 0.9))
-    results = compare(subject(), None, settings(1, 2), plan)
+    results = compare(subject(), None, settings(1, 2, repeats=6), plan)
     rows = [result.row for result in results]
     assert [(r['execution'], r['policy'], r['budget'], r['batch_size']) for r in rows] == [
         (*variant, batch_size)
@@ -148,7 +148,7 @@ def test_learned_rows_use_thresholds_of_the_training_split_and_of_a_file(run, ti
     model = find_subject(TOY).model
     torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
     common = (TOY, str(tmp_path / 'a.pth'), '--batch-size', '1', *QUICK, '--budgets', '0.7')
-    out = run(*common, '--policy', 'learned', 'random', 'all', '--out', str(tmp_path / 'own'))
+    out = run(*common, '--repeats', '6', '--policy', 'learned', 'random', 'all', '--out', str(tmp_path / 'own'))
     rows = rows_of(tmp_path / 'own')
     assert [(r['execution'], r['policy'], r['budget']) for r in rows] == [
         ('dense', None, None),
@@ -166,6 +166,8 @@ def test_learned_rows_use_thresholds_of_the_training_split_and_of_a_file(run, ti
     found = dynamic.calibrate(model, batches, lambda network, batch: network.test_step(batch))
     found.save(tmp_path / 'c.json')
     run(*common, '--calibration', str(tmp_path / 'c.json'), '--out', str(tmp_path / 'file'))
+    with (tmp_path / 'file' / 'benchmark.csv').open() as stream:
+        assert {row['realised_low'] for row in csv.DictReader(stream)} == {''}  # each batch was timed once
     stored = rows_of(tmp_path / 'file')[1]
     assert stored['macs_mean'] == pytest.approx(rows[1]['macs_mean'], rel=0.1)
     model.head.fc.weight.data.zero_()
@@ -212,13 +214,33 @@ def test_without_budgets_an_untrained_network_is_timed_dense(run, tmp_path):  # 
         ([TOY, '--budgets', '1.5'], 'budget=1.5 must lie in (0, 1]'),
         ([TOY, '--size', '64', '--budgets', '0.01'], 'budget=0.01 is below the static floor of this network, 0.'),
         ([TOY, '--execution', 'sparse'], 'needs --budgets to spend'),
-        ([TOY, '--budgets', '0.6', '--calibration', 'x.json'], '--calibration serves a learned policy'),
+        ([TOY, '--budgets', '0.6', '--calibration', TOY], '--calibration serves a learned policy'),
+        ([TOY, '--budgets', '0.6', '--calibration', 'x.json'], 'x.json: no such calibration'),
+        ([TOY, '--policy', 'random'], 'execution sparse of the synthetic policy needs --budgets to spend'),
+        ([TOY, '--execution', 'dense', '--budgets', '0.5'], 'no row has a budget'),
+        ([TOY, '--policy', 'all', '--budgets', '0.5'], 'no row has a budget'),
+        ([TOY, '--execution', 'dense', '--policy', 'all'], "execution 'dense' computes everything: leave --policy out"),
+        (['mobilenetv3_small', '--policy', 'random'], 'contains no dynamic module'),
         ([TOY, '--budgets', '0.5', '--compile'], 'leave --compile out'),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, message):  # noqa: F811
     error = run(*arguments, fails=True)
     assert error.startswith('error: ') and message in error and 'Traceback' not in error
+
+
+def test_networks_of_two_frameworks_and_what_was_timed_before_a_fault(run, tiny_data, tmp_path, capsys):  # noqa: F811
+    pytest.importorskip('mmdet')
+    detector = 'tests/data/toy_det.py'
+    run(TOY, detector, '--against', TOY, '--batch-size', '1', *QUICK, '--out', str(tmp_path))
+    rows = rows_of(tmp_path)
+    assert [row['model'] for row in rows] == [TOY, TOY, detector, TOY] and rows[0]['input_size'] != rows[2][
+        'input_size'
+    ]
+    options = ('--size', '64', '--batch-size', '1', *QUICK, '--budgets', '0.9')
+    error = run(TOY, detector, *options, fails=True)
+    assert error.startswith(f'error: {detector}: its pipeline sets the input size')
+    assert 'toy_cls' in run.printed
 
 
 @pytest.mark.parametrize('mode', ['sparse', 'masked'])

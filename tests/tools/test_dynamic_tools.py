@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eff_plugins.dynamic import Calibration, network_macs, record
+from eff_plugins.dynamic.module import policy_prefixes
 from eff_plugins.engine import calibration
 from eff_plugins.engine.execution import Operation
 from eff_plugins.engine.runs import friendly, load_config
@@ -69,7 +70,8 @@ def test_a_budget_is_met_without_retraining_and_written(run, checkpoints):
         shares.append(metrics['executed_share'])
     # calibrated on other pictures than those of the test
     assert shares == pytest.approx([0.9, 0.6], abs=0.08)
-    _, masked = run(TOY, checkpoints / 'a.pth', '--budget', '0.6', '--execution', 'masked')
+    out, masked = run(TOY, checkpoints / 'a.pth', '--budget', '0.6', '--execution', 'masked')
+    assert f'share that sparse execution spends: {masked["executed_share"]:.3f} of a budget' in out
     assert masked['executed_share'] == pytest.approx(shares[1], rel=1e-5) and masked['execution'] == 'masked'
     _, blind = run(TOY, checkpoints / 'a.pth', '--budget', '0.6', '--policy', 'random')
     assert blind['policy'] == 'random' and blind['executed_share'] == pytest.approx(0.6, abs=0.05)
@@ -94,9 +96,10 @@ def test_a_calibration_is_kept_and_used_again(run, checkpoints, tmp_path, monkey
     monkeypatch.setattr(calibration, 'calibrate', None)  # is not called again
     _, second = run(TOY, checkpoints / 'a.pth', *options)
     assert second['executed_share'] == first['executed_share']
-    assert 'calibration is of another model' in run(TOY, checkpoints / 'b.pth', *options, fails=True)
+    other = run(TOY, checkpoints / 'b.pth', *options, fails=True)
+    assert f'{kept}: the calibration is of another model' in other
     random = run(TOY, checkpoints / 'a.pth', *options, '--policy', 'random', fails=True)
-    assert 'the calibration is for the learned policy, the model has random' in random
+    assert f'{kept}: the calibration is for the learned policy, the model has random' in random
     kept.write_text('{}')
     assert f"{kept} is no calibration: 'knobs'" in run(TOY, checkpoints / 'a.pth', *options, fails=True)
 
@@ -114,7 +117,10 @@ def test_a_calibration_is_kept_and_used_again(run, checkpoints, tmp_path, monkey
         (TOY, ['--policy', 'all:1'], "policy 'all:1': 'fixed' is followed by which"),
         (TOY, ['--policy', 'all:x'], "policy 'all:x': 'fixed' is followed by which"),
         (TOY, ['--execution', 'dense', '--budget', '0.5'], "execution 'dense' computes everything: leave --budget out"),
+        (TOY, ['--execution', 'dense', '--policy', 'none'], "execution 'dense' computes everything, whatever a policy"),
         (TOY, ['--calibration', 'c.json'], 'give --budget as well'),
+        (TOY, ['--budget', '0.5', '--calibration', 'configs'], 'configs is a folder; name a file'),
+        (TOY, ['--budget', '0.5', '--calibration', 'README.md/c.json'], 'README.md is a file'),
         (STATIC, ['--budget', '0.5'], 'contains no dynamic module: its only execution is dense, and it has no budget'),
         (STATIC, ['--execution', 'sparse'], 'contains no dynamic module'),
     ],
@@ -122,6 +128,25 @@ def test_a_calibration_is_kept_and_used_again(run, checkpoints, tmp_path, monkey
 def test_mistakes_are_one_line(run, checkpoints, config, arguments, message):
     name = 'a' if config == TOY else 'static'
     assert message in run(config, checkpoints / f'{name}.pth', *arguments, fails=True)
+
+
+def test_a_checkpoint_of_another_network_or_without_policies_is_refused(run, checkpoints):
+    error = run(TOY, checkpoints / 'static.pth', fails=True)
+    assert 'static.pth does not fit this config: ' in error and 'such as ' in error
+    assert 'a.pth does not fit this config' in run(STATIC, checkpoints / 'a.pth', fails=True)
+    weights = torch.load(checkpoints / 'a.pth')['state_dict']
+    policies = {key for key in weights if key.startswith(policy_prefixes(find_subject(TOY).model))}
+    torch.save({key: weights[key] for key in set(weights) - policies}, checkpoints / 'plain.pth')
+    assert policies and 'plain.pth is of a network without policies (' in run(
+        TOY, checkpoints / 'plain.pth', fails=True
+    )
+    _, dense = run(TOY, checkpoints / 'plain.pth', '--execution', 'dense')
+    _, everything = run(TOY, checkpoints / 'plain.pth', '--policy', 'all')
+    assert dense['acc/top1'] == everything['acc/top1']
+    key = next(key for key in weights if key.endswith('conv.weight'))
+    torch.save({**weights, key: weights[key][:1]}, checkpoints / 'shape.pth')
+    error = run(TOY, checkpoints / 'shape.pth', fails=True)
+    assert 'does not fit this config: 1 of the ' in error and f'such as {key};' in error
 
 
 def test_static_networks_are_dense(run, checkpoints):

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from eff_plugins.visualization.pictures import write_picture
 from tests.tiny_data import write_tiny_data
 
 ROOT = Path(__file__).parents[2]
@@ -86,10 +88,14 @@ def test_infer_keeps_pictures_of_one_name_apart(trained, env, tmp_path):
 
 
 def test_infer_names_a_file_that_does_not_decode(trained, env, tmp_path):
-    (tmp_path / 'bad.jpg').write_text('no picture')
-    out = tmp_path / 'out'
-    result = tool(env, 'infer', CONFIG, str(trained), str(tmp_path / 'bad.jpg'), '--out', str(out), check=False)
-    assert result.returncode == 1 and 'bad.jpg does not decode' in result.stderr and not out.exists()
+    bad, good, out = tmp_path / 'bad.jpg', tmp_path / 'good.png', tmp_path / 'out'
+    bad.write_text('no picture')
+    write_picture(good, np.zeros((40, 50, 3), np.uint8))
+    result = tool(env, 'infer', CONFIG, str(trained), str(bad), str(good), '--out', str(out), check=False)
+    assert result.returncode == 1 and 'bad.jpg does not decode' in result.stderr
+    assert [path.name for path in out.iterdir()] == ['good.png']  # the other file is none the worse for it
+    absent = tool(env, 'infer', CONFIG, str(trained), str(good), 'none.jpg', '--out', str(tmp_path / 'no'), check=False)
+    assert 'error: none.jpg: no such file' in absent.stderr and not (tmp_path / 'no').exists()
 
 
 def test_print_model_counts(env):

@@ -65,7 +65,11 @@ def stages_of(network: nn.Module, values: int | Sequence[int]) -> list[tuple[lis
     for name, block in residual_blocks(network):
         stages.setdefault(name.rpartition('.')[0], []).append(block)
     if not stages:
-        raise ValueError(f'{type(network).__name__} has no residual block that could be computed in part')
+        kind = type(network)
+        raise ValueError(
+            f'{kind.__name__} of {kind.__module__.partition(".")[0]} has no residual block that could be computed in part; '
+            "eff_plugins.ResNet has, which takes the arguments and weights of mmdet's and mmseg's"
+        )
     each = list(values) if isinstance(values, Sequence) else [values] * len(stages)
     for value in each:
         if not isinstance(value, int):

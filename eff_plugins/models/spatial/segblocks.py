@@ -139,7 +139,7 @@ class SegBlocks(BaseModule, DynamicModule):
             return self.backbone(x)
         scores = self.policy(x)
         on = self.decide(scores)
-        if self.execution == 'sparse' and bool(on.all()):
+        if not len(x) or (self.execution == 'sparse' and bool(on.all())):
             outs, macs = self.backbone(x), None
         else:
             blocks = Blockwise(DualGrid(on[:, 0] > 0.5, (x.shape[2], x.shape[3]), self.block_size), x)

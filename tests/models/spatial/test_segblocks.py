@@ -235,7 +235,10 @@ def test_bad_arguments_are_named():
         SegBlocks(ResNeXt(dict(depths=[1, 1, 1, 1], cardinality=1, width=4), with_cp=True))
     with pytest.raises(ValueError, match='ShuffleNetV2 has no residual block'):
         SBNet(ShuffleNetV2(out_indices=(1, 2)))
-    net, _ = network('resnet')
+    net, static = network('resnet')
+    with pytest.raises(ValueError, match='a picture of 8x8 is too small for blocks of two resolutions'):
+        dynamic.set_execution(net, 'masked')(pictures()[:, :, :8, :8])
+    assert [len(y) for y in net(pictures()[:0])] == [0] * len(static.out_channels)
     with pytest.raises(RuntimeError, match='training mode'):
         dynamic.set_execution(net, 'sparse').train()(pictures())
     with pytest.raises(TypeError, match='SqueezeExcite in a residual branch'):

@@ -96,6 +96,11 @@ def test_changed_weights_are_noticed():
 @pytest.mark.parametrize(
     ('build', 'error', 'message'),
     [
+        (
+            lambda: LASNet(backbone=torch.nn.Sequential(), granularity=2),
+            ValueError,
+            'Sequential of torch has no residual block',
+        ),
         (lambda: LASNet(depth=50, granularity=0), ValueError, 'granularity 0 must be at least 1'),
         (lambda: LASNet(depth=50, granularity=0.5), ValueError, 'granularity 0.5 must be a whole number'),
         (lambda: LASNet(FUSED), TypeError, r'ends with an activation \(relu6\) before the sum'),
