@@ -93,9 +93,11 @@ def meet_budget(
         if file is not None:
             check_writable(file)  # before the time is spent
         kind = decisions(model)[0].kind
-        print_log(f'Calibrating the {kind} policy on at most {samples} samples of the training split', 'current')
-        batches = training_batches(cfg, samples)
         budgets = (budget,) if file is None else ()
+        passes = 'about ten passes' if budgets else '20 passes or more'
+        what = f'at most {samples} samples of the training split, {passes} over them'
+        print_log(f'Calibrating the {kind} policy on {what}', 'current')
+        batches = training_batches(cfg, samples)
         found = calibrate(model, batches, lambda network, batch: network.test_step(batch), budgets)  # type: ignore[operator]
         if file is not None:
             found.save(file)
