@@ -98,14 +98,14 @@ def main() -> None:
     )
     settings = Settings(tuple(args.batch_size), args.threads, args.size, args.repeats, args.warmup, args.data, how)
     plan = Plan(tuple(args.execution), tuple(args.policy), tuple(args.budgets), args.calibration)
+    if args.calibration and not Path(args.calibration).is_file():
+        raise FileNotFoundError(f'{args.calibration}: no such calibration; tools/test.py --calibration writes one')
     pairs = []
     for spec, checkpoint in split_specs(args.models):
         subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
-        check_plan(subject, plan)
+        check_plan(subject, plan, how)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
         pairs.append((subject, find_subject(against, size=args.size) if against else None))
-    if args.calibration and not Path(args.calibration).is_file():
-        raise FileNotFoundError(f'{args.calibration}: no such calibration; tools/test.py --calibration writes one')
     if args.out:
         check_folder(args.out)
     extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
@@ -116,10 +116,12 @@ def main() -> None:
         own = replace(settings, how=replace(how, prepack=prepacks(args, subject)))
         try:
             results += compare(subject, other, own, plan)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             if results:  # what has been timed is not lost
                 print(report(results))
-            raise ValueError(f'{subject.name}: {str(error).removeprefix(f"{subject.name}: ")}') from error
+            if isinstance(error, (ValueError, OSError)):
+                raise ValueError(f'{subject.name}: {str(error).removeprefix(f"{subject.name}: ")}') from error
+            raise
         files = write_results(results, args.out, extra) if args.out else []
         for note in dict.fromkeys((*subject.notes, *(other.notes if other else ()))):
             print(f'note: {note}')

@@ -34,11 +34,10 @@ def main() -> None:
         if target in drawn:
             target = Path(args.out) / f'{Path(path).stem}_{len(drawn)}.png'
         try:
-            sample = run(path)
+            run.draw(path, run(path), target)
         except ValueError as error:  # the other files are none the worse for it
-            faults.append(str(error))
+            faults.append(str(error) if path in str(error) else f'{path}: {error}')
             continue
-        run.draw(path, sample, target)
         drawn.append(target)
         print(f'{path} -> {target}')
     if args.grid and drawn:

@@ -82,9 +82,9 @@ class Operation:
             )
 
     @property
-    def decides(self) -> bool:
-        """Whether learned policies do."""
-        return self.execution != 'dense' and self.policy in (None, 'learned')
+    def needs_policies(self) -> bool:
+        """Whether the policies' weights count: LCCL's multiply what random decisions leave."""
+        return self.execution != 'dense' and self.policy in (None, 'learned', 'random')
 
     def apply(self, model: nn.Module, cfg: Config) -> None:
         """Run ``model`` like this from now on; its weights must be loaded, since a calibration depends on them."""
@@ -187,5 +187,5 @@ def test_as(cfg: Config, operation: Operation) -> tuple[Runner, ExecutionHook, d
     operation.check(runner.model)
     hook = ExecutionHook(operation)
     runner.register_hook(hook)
-    with all_weights_expected(unwrapped(runner.model), str(cfg.load_from), operation.decides):
+    with all_weights_expected(unwrapped(runner.model), str(cfg.load_from), operation.needs_policies):
         return runner, hook, runner.test()

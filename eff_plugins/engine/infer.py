@@ -59,7 +59,7 @@ class Inferencer:
         self.cfg = cfg
         self.model: BaseModel = MODELS.build(cfg.model)
         operation = operation or Operation()
-        with all_weights_expected(self.model, checkpoint, operation.decides):
+        with all_weights_expected(self.model, checkpoint, operation.needs_policies):
             meta = load_checkpoint(self.model, checkpoint, map_location='cpu').get('meta', {})
         self.model.eval()
         operation.apply(self.model, cfg)

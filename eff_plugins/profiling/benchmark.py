@@ -134,7 +134,7 @@ def compare(subject: Subject, other: Subject | None, settings: Settings, plan: P
     """
     plan = plan or Plan()
     how = settings.how
-    check_plan(subject, plan)
+    check_plan(subject, plan, how)
     results = []
     with threads(settings.threads):
         dynamic = is_dynamic(subject.model)
@@ -152,9 +152,21 @@ def compare(subject: Subject, other: Subject | None, settings: Settings, plan: P
     return results
 
 
-def check_plan(subject: Subject, plan: Plan) -> None:
-    """Raise ValueError where ``plan`` asks a static network to decide."""
-    if not (plan.is_plain or is_dynamic(subject.model)):
+def check_plan(subject: Subject, plan: Plan, how: Preparation) -> None:
+    """Whether ``subject`` can do what ``plan`` asks.
+
+    Raises:
+        ValueError: A static network is to decide or a dynamic one to be compiled, which would begin anew with each variant;
+            or see :meth:`Plan.variants`.
+    """
+    if is_dynamic(subject.model):
+        if how.compile:
+            raise ValueError(f'{subject.name}: a dynamic network is timed eagerly; leave --compile out')
+        try:
+            plan.variants(subject.checkpoint is not None)
+        except ValueError as error:
+            raise ValueError(f'{subject.name}: {error}') from error
+    elif not plan.is_plain:
         raise ValueError(
             f'{subject.name} contains no dynamic module: its only execution is dense, and it has no budget'
         )

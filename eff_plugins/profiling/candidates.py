@@ -124,7 +124,7 @@ class Dynamic:
     """All variants of a dynamic network: the dense one in a copy of its own, the others switched on a shared one.
 
     Raises:
-        ValueError: Compilation is asked for, which would begin anew with each variant, or a budget is out of reach.
+        ValueError: A budget is out of reach.
     """
 
     subject: Subject
@@ -136,8 +136,6 @@ class Dynamic:
     _measured: bool = False  # the layers' break-even densities
 
     def __post_init__(self) -> None:
-        if self.how.compile:
-            raise ValueError(f'{self.subject.name}: a dynamic network is timed eagerly; leave --compile out')
         self.variants = self.plan.variants(self.subject.checkpoint is not None)
         self.dense = set_execution(self.subject.prepare(self.how), 'dense')
         if any(variant.execution != 'dense' for variant in self.variants):

@@ -155,7 +155,8 @@ class ConfigSubject(Subject):
         if size is not None:
             raise ValueError(f'{self.name}: its pipeline sets the input size; leave --size out or use --cfg-options')
         if is_config(data):
-            return _batches_of(load_config(data), data, batch_size, count)
+            with _scope_of(self.cfg):  # again afterwards
+                return _batches_of(load_config(data), data, batch_size, count)
         if data == 'real':
             try:
                 return _batches_of(self.cfg, self.name, batch_size, count)
