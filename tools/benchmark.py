@@ -100,14 +100,14 @@ def main() -> None:
     plan = Plan(tuple(args.execution), tuple(args.policy), tuple(args.budgets), args.calibration)
     if args.calibration and not Path(args.calibration).is_file():
         raise FileNotFoundError(f'{args.calibration}: no such calibration; tools/test.py --calibration writes one')
+    if args.out:
+        check_folder(args.out)
     pairs = []
     for spec, checkpoint in split_specs(args.models):
         subject = find_subject(spec, checkpoint, args.cfg_options, args.size)
         check_plan(subject, plan, how)
         against = oracle_of(spec) if args.against == 'oracle' else args.against
         pairs.append((subject, find_subject(against, size=args.size) if against else None))
-    if args.out:
-        check_folder(args.out)
     extra = {'fused': args.fuse, 'channels_last': args.channels_last, 'compiled': args.compile, 'data': args.data}
     extra['prepacked'] = 'dynamic' if args.prepack is None else args.prepack
     extra['command'] = f'python {shlex.join(sys.argv)}'

@@ -44,12 +44,10 @@ def main() -> None:
         import cv2
 
         pictures = [cv2.imread(str(path)) for path in drawn]
-        for picture, path in zip(pictures, drawn, strict=True):
-            if picture.shape != pictures[0].shape:
-                sizes = [
-                    f'{path} is {p.shape[1]}x{p.shape[0]}' for p, path in ((pictures[0], drawn[0]), (picture, path))
-                ]
-                raise ValueError(f'--grid needs drawings of one size: {" and ".join(sizes)}')
+        examples = {f'{p.shape[1]}x{p.shape[0]}': path for p, path in zip(pictures, drawn, strict=True)}
+        if len(examples) > 1:
+            sizes = ' and '.join(f'{path} is {size}' for size, path in examples.items())
+            raise ValueError(f'--grid needs drawings of one size: {sizes}')
         write_picture(args.grid, grid(pictures, columns=min(4, len(pictures)))[..., ::-1])
         print(f'grid -> {args.grid}')
     if faults:

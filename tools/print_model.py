@@ -5,6 +5,7 @@ import argparse
 import torch
 
 import eff_plugins  # noqa: F401  (first: its fixes must be in place before a framework is imported)
+from eff_plugins.engine.calibration import in_process
 from eff_plugins.engine.runs import friendly, load_config, table
 from eff_plugins.profiling.macs import count_macs, profile_rows
 
@@ -30,7 +31,7 @@ def main() -> None:
             from mmengine.runner import Runner
 
             try:
-                loader = Runner.build_dataloader({**cfg.test_dataloader, 'num_workers': 0, 'persistent_workers': False})
+                loader = Runner.build_dataloader(in_process(cfg.test_dataloader))
             except FileNotFoundError as error:
                 raise FileNotFoundError(f'{error}; --shape H W lists the backbone without data') from error
             batch = next(iter(loader))

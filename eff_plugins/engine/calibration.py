@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import ConcatDataset, SequentialSampler, Subset
 
-from eff_plugins.dynamic.budget import Calibration, calibrate, check_calibration, set_budget
+from eff_plugins.dynamic.budget import Calibration, calibrate, check_calibration, set_knob
 from eff_plugins.dynamic.module import decisions
 from eff_plugins.files import check_writable
 
@@ -101,5 +101,5 @@ def meet_budget(
         found = calibrate(model, batches, lambda network, batch: network.test_step(batch), budgets)  # type: ignore[operator]
         if file is not None:
             found.save(file)
-    set_budget(model, budget, found)
+    set_knob(model, found.knob(budget))
     return found

@@ -51,7 +51,8 @@ def all_weights_expected(model: nn.Module, checkpoint: str, policies: bool = Tru
             if all(name in absent or f' {name}: ' in misfits or f'"{name}"' in misfits for name in each)
             and not any(part.startswith('aux') for part in each[0].split('.'))
         ]
-        network = [name for name in left if not name.startswith(policy_prefixes(model))]
+        prefixes = policy_prefixes(model)
+        network = [name for name in left if not name.startswith(prefixes)]
         if network:
             raise ValueError(
                 f'{checkpoint} does not fit this config: {len(left)} of the {len(names)} parameters of '

@@ -14,7 +14,7 @@ from torch import nn
 from eff_plugins.deploy.prepare import Preparation
 from eff_plugins.dynamic.break_even import measure_break_even
 from eff_plugins.dynamic.budget import Calibration, set_budget
-from eff_plugins.dynamic.module import is_dynamic, set_execution
+from eff_plugins.dynamic.module import is_dynamic, policy_prefixes, set_execution
 from eff_plugins.dynamic.recorder import record
 from eff_plugins.profiling.macs import count_macs, count_parameters
 from eff_plugins.profiling.subjects import Subject
@@ -63,12 +63,10 @@ class Candidate:
     @property
     def parameters(self) -> int:
         """Parameters; in dense execution the policies' are none of the network's."""
-        total = count_parameters(self.counted)
         if self.variant is None or self.variant.execution != 'dense':
-            return total
-        policies = [module for module in self.counted.modules() if getattr(module, 'is_policy', False)]
-        inner = {id(m) for policy in policies for m in policy.modules() if m is not policy}
-        return total - sum(count_parameters(policy) for policy in policies if id(policy) not in inner)
+            return count_parameters(self.counted)
+        prefixes = policy_prefixes(self.counted)
+        return sum(p.numel() for name, p in self.counted.named_parameters() if not name.startswith(prefixes))
 
     def call(self, i: int) -> Callable[[], Any]:
         """What is timed on batch ``i``."""

@@ -106,8 +106,7 @@ class Subject:
     def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
         """Inputs for :meth:`call` from the training split of its config, to calibrate on."""
         assert self.cfg is not None
-        with _scope_of(self.cfg):
-            return [self._sized(x, size, how) for x in _preprocess(self.cfg, training_batches(self.cfg, CALIBRATED))]
+        return [self._sized(x, size, how) for x in _preprocess(self.cfg, _training_batches_of(self.cfg))]
 
     def note_absent(self, error: FileNotFoundError) -> None:
         """Note, once, that photographs stand for the test set."""
@@ -195,8 +194,7 @@ class ConfigSubject(Subject):
         ]
 
     def training_batches(self, size: int | None, how: Preparation) -> list[Any]:
-        with _scope_of(self.cfg):
-            return list(training_batches(self.cfg, CALIBRATED))
+        return _training_batches_of(self.cfg)
 
     def call(self, model: nn.Module, batch: Any, how: Preparation) -> Any:
         kind = torch.device(how.device).type
@@ -219,6 +217,12 @@ def _batches_of(cfg: Config, name: str, batch_size: int, count: int) -> list[Any
     if not found:
         raise ValueError(f'{name}: its test set has fewer than --batch-size {batch_size} samples')
     return found
+
+
+def _training_batches_of(cfg: Config) -> list[Any]:
+    """Batches of a config's training split, to calibrate on."""
+    with _scope_of(cfg):
+        return list(training_batches(cfg, CALIBRATED))
 
 
 def _scope_of(cfg: Config) -> AbstractContextManager:

@@ -229,7 +229,7 @@ def test_bad_input_is_one_line(run, arguments, message):  # noqa: F811
     assert error.startswith('error: ') and message in error and 'Traceback' not in error
 
 
-def test_networks_of_two_frameworks_and_what_was_timed_before_a_fault(run, tiny_data, tmp_path, capsys):  # noqa: F811
+def test_networks_of_two_frameworks_and_what_was_timed_before_a_fault(run, tiny_data, tmp_path):  # noqa: F811
     pytest.importorskip('mmdet')
     detector = 'tests/data/toy_det.py'
     run(TOY, detector, '--against', TOY, '--batch-size', '1', *QUICK, '--out', str(tmp_path))

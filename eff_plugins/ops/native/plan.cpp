@@ -58,13 +58,19 @@ void mark_read(const int64_t* shape, int64_t batch, const Map& output, Map& inpu
             }
 }
 
-int64_t list_marked(const Map& map, int32_t* rows) {
+// The numbers below `total` for which `marked` is true, in order, without a branch. Returns how many.
+template <typename Marked>
+int64_t list_where(int64_t total, Marked marked, int32_t* rows) {
     int32_t* next = rows;
-    for (size_t i = 0; i < map.size(); i++) {
+    for (int64_t i = 0; i < total; i++) {
         *next = int32_t(i);
-        next += map[i];
+        next += bool(marked(i));
     }
     return next - rows;
+}
+
+int64_t list_marked(const Map& map, int32_t* rows) {
+    return list_where(map.size(), [&](int64_t i) { return map[i]; }, rows);
 }
 
 }  // namespace
@@ -81,12 +87,7 @@ int64_t other_rows(const int32_t* rows, int64_t count, int64_t total, int32_t* o
 
 // The positions of the values above `threshold`, in order. Returns how many.
 int64_t rows_above(const float* values, int64_t total, float threshold, int32_t* rows) {
-    int32_t* next = rows;
-    for (int64_t i = 0; i < total; i++) {
-        *next = int32_t(i);
-        next += values[i] > threshold;
-    }
-    return next - rows;
+    return list_where(total, [=](int64_t i) { return values[i] > threshold; }, rows);
 }
 
 // The rows of each of `layers` convolutions of a chain, the last one's output being needed in the chosen patches.
