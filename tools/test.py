@@ -48,8 +48,9 @@ def main() -> None:
             if how['execution'] == 'sparse'
             else 'share that sparse execution spends'
         )
+        taken = ''.join(f', choice {k} {part:.3f}' for k, part in enumerate(hook.spent.choices))
         print(
-            f'{what}: {hook.spent.share:.3f}{asked}, density {hook.spent.density:.3f} '
+            f'{what}: {hook.spent.share:.3f}{asked}, density {hook.spent.density:.3f}{taken} '
             f'({how["execution"]}, {how["policy"]})'
         )
     if args.out:

@@ -88,19 +88,27 @@ class Watch:
 class Spent:
     """Sums up what passes spent: pass its :meth:`add` to a :class:`Watch`.
 
+    Args:
+        choices: Of how many a sample takes one, such as exits or resolutions; 0 where it takes none.
+
     Attributes:
-        sums: Samples, executed and dense multiply-adds, and the sum over the samples of the modules' mean density.
+        sums: Samples, executed and dense multiply-adds, the sum over the samples of the modules' mean density, and how many
+            samples took each of the choices.
     """
 
-    def __init__(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64)
+    def __init__(self, choices: int = 0) -> None:
+        self.sums = torch.zeros(4 + choices, dtype=torch.float64)
 
     def add(self, done: Pass) -> None:
         """Count one pass in."""
         count, stats = done.stats.samples, done.stats
         density = float(torch.stack([value.float() for value in stats.densities().values()]).mean())
         executed = (done.network_macs - float(stats.saved_macs())) * count
-        self.sums += torch.tensor([count, executed, done.network_macs * count, density * count], dtype=torch.float64)
+        self.sums[:4] += torch.tensor(
+            [count, executed, done.network_macs * count, density * count], dtype=torch.float64
+        )
+        for taken in stats.choices().values():
+            self.sums[4:] += taken.bincount(minlength=len(self.sums) - 4).cpu()
 
     @property
     def share(self) -> float:
@@ -111,3 +119,13 @@ class Spent:
     def density(self) -> float:
         """Mean share of the decisions that were on."""
         return float(self.sums[3] / self.sums[0])
+
+    @property
+    def choices(self) -> list[float]:
+        """Share of the samples that took each exit, resolution or the like; empty where a network has none."""
+        return (self.sums[4:] / self.sums[0]).tolist()
+
+    def scalars(self) -> dict[str, float]:
+        """``executed_share``, ``density`` and ``choice_<k>``, the share of the samples that took the k-th of several."""
+        taken = {f'choice_{k}': part for k, part in enumerate(self.choices)}
+        return dict(executed_share=self.share, density=self.density, **taken)

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from eff_plugins.dynamic.budget import check_share
+from eff_plugins.dynamic.choices import OneOf
 from eff_plugins.dynamic.module import decisions, is_dynamic, set_execution, set_policy
 from eff_plugins.dynamic.watch import Spent, Watch
 from eff_plugins.engine.calibration import SAMPLES, meet_budget
@@ -133,7 +134,7 @@ def add_dynamic_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class ExecutionHook(Hook):
-    """Applies an :class:`Operation` before a test and sums up what was spent during it.
+    """Applies an :class:`Operation` before a test, sums up what was spent during it, and hands that to TensorBoard.
 
     Last of the hooks before the test, so that weights which another one puts in (a moving average) are those calibrated.
 
@@ -157,7 +158,7 @@ class ExecutionHook(Hook):
         self.operation.apply(model, runner.cfg)
         self.spent = None
         if is_dynamic(model) and self.operation.execution != 'dense':
-            self.spent = Spent()
+            self.spent = Spent(max((part.count for part in model.modules() if isinstance(part, OneOf)), default=0))
             self.watch = Watch(model, self.spent.add)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -165,12 +166,13 @@ class ExecutionHook(Hook):
             self.watch.remove()
             self.watch = None
             all_reduce(self.spent.sums)
+            runner.visualizer.add_scalars({f'test/{name}': value for name, value in self.spent.scalars().items()})
 
     def record(self, runner: Runner) -> dict[str, Any]:
         """What a metrics file says of the last test besides its metrics."""
         found = self.operation.labels(unwrapped(runner.model))
         if self.spent is not None:
-            found |= dict(executed_share=self.spent.share, density=self.spent.density)
+            found |= self.spent.scalars()
         return found
 
 

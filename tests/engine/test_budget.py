@@ -26,7 +26,7 @@ BACKBONE = dict(
 )
 
 
-def runner(folder, hook, epochs=6):
+def runner(folder, hook, epochs=6, **more):
     rng = np.random.default_rng(0)
     np.savez(
         folder / 'train.npz', images=rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8), labels=np.arange(16) % 3
@@ -50,6 +50,7 @@ def runner(folder, hook, epochs=6):
         randomness=dict(seed=0),
         experiment_name=os.urandom(8).hex(),
     )
+    cfg |= more
     return Runner.from_cfg(Config(cfg))
 
 
@@ -66,6 +67,33 @@ def test_training_meets_the_budget_and_logs_it(tmp_path):
     moved = [name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) == len(before)
     assert 'parse_losses' not in vars(run.model)  # nothing stays behind
+
+
+def test_what_is_spent_reaches_terminal_and_tensorboard(tmp_path, monkeypatch):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    backends = dict(
+        type='Visualizer',
+        name=os.urandom(8).hex(),
+        vis_backends=[dict(type='TensorboardVisBackend')],
+        save_dir=str(tmp_path),
+    )
+    run = runner(
+        tmp_path,
+        dict(type='BudgetHook', budget=dict(start=1.0, end=0.8, form='linear')),
+        epochs=2,
+        default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1)),
+        visualizer=backends,
+    )
+    lines = []
+    monkeypatch.setattr(run.logger, 'info', lambda line, *_: lines.append(str(line)))
+    run.train()
+    run.visualizer.close()
+    (file,) = tmp_path.rglob('events.out.tfevents*')
+    written = events.EventAccumulator(str(file)).Reload()
+    for name in ('target', 'share', 'macs', 'density', 'temperature'):
+        values = [scalar.value for scalar in written.Scalars(f'budget_{name}')]
+        assert len(values) == 4 and values == pytest.approx(run.message_hub.get_scalar(f'train/budget_{name}').data[0])
+        assert any(f'budget_{name}: ' in line for line in lines)
 
 
 def test_a_budget_below_the_static_floor_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 
 from eff_plugins.dynamic import Calibration, network_macs, record
 from eff_plugins.dynamic.module import policy_prefixes
@@ -86,6 +87,21 @@ def test_without_options_a_dynamic_network_is_tested_as_it_was_trained(run, chec
     _, everything = run(TOY, checkpoints / 'a.pth', '--policy', 'all')
     assert everything['density'] == 1 and everything['acc/top1'] == dense['acc/top1']
     assert everything['executed_share'] > 1  # the policies on top
+
+
+def test_who_took_which_exit_is_told_and_written(run, tmp_path, monkeypatch):
+    scalars = {}
+    monkeypatch.setattr(Visualizer, 'add_scalars', lambda self, values, *_, **__: scalars.update(values))
+    config = 'configs/ranet/ranet-lg2-scales123_cifar10.py'
+    torch.manual_seed(0)
+    torch.save({'state_dict': find_subject(str(ROOT / config)).model.state_dict()}, tmp_path / 'ranet.pth')
+    out, fixed = run(config, tmp_path / 'ranet.pth', '--policy', 'fixed:1')
+    taken = [fixed[f'choice_{k}'] for k in range(3)]
+    assert taken == [0.0, 1.0, 0.0] and 'choice 0 0.000, choice 1 1.000, choice 2 0.000' in out
+    assert scalars['test/choice_1'] == 1.0 and scalars['test/executed_share'] == fixed['executed_share']
+    _, mixed = run(config, tmp_path / 'ranet.pth', '--policy', 'random', '--budget', '0.5')
+    shares = [value for name, value in mixed.items() if name.startswith('choice_')]
+    assert sum(shares) == pytest.approx(1) and len([share for share in shares if share > 0]) > 1
 
 
 def test_a_calibration_is_kept_and_used_again(run, checkpoints, tmp_path, monkeypatch):

@@ -116,7 +116,8 @@ class Passed(nn.Module):
 def SACT(network: nn.Module, epsilon: float = 0.01) -> nn.Module:
     """Residual networks in which each position of a stage goes through as many blocks as it needs.
 
-    The first block of a stage is always computed. Train with ``BudgetHook(losses=dict(ponder=tau))``.
+    The first block of a stage is always computed. Train with ``BudgetHook(budget, losses=dict(ponder=tau))``; the budget is
+    only logged.
 
     Args:
         network: The host.

@@ -161,7 +161,7 @@ class InterpolatingGate(DynamicModule):
 def SFSI(network: nn.Module, window: int = 7, grid: int = 11) -> nn.Module:
     """Residual blocks computed at sampled positions and interpolated between them.
 
-    Train with ``BudgetHook(losses=dict(ratios=weight))`` as the paper does (0.02 to 0.2), or towards a budget.
+    Train with ``BudgetHook(budget, losses=dict(ratios=weight))`` as the paper does (0.02 to 0.2), or towards a budget.
 
     Args:
         network: The host.
