@@ -1,17 +1,23 @@
 """Whole convolutions on a CPU, weights packed once, bias, residual and activation fused: the dense side of comparisons.
 
 Eager torch packs a convolution's weights anew at every call and passes over the map again for each activation and sum.
-oneDNN can do without; torch.compile uses the same operators when it freezes a model.
+oneDNN can do without; torch.compile uses the same operators when it freezes a model. To set such a call up takes some
+50 microseconds, though, so that small convolutions are timed both ways at their first call and run the faster one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from math import log2
+from time import perf_counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import register_flop_formula
 
 # activation -> (oneDNN's name, scalars, algorithm)
@@ -33,13 +39,19 @@ ACTIVATIONS: dict[str | None, Any] = {
 
 # Input sizes for which a convolution keeps packed weights
 _KEPT = 3
+# Multiply-adds of a call from which on packed weights always pay
+_LARGE = 30e6
+# Kind of layer -> whether torch's own convolution has been found faster here
+_small_is_plain: dict[tuple, bool] = {}
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class PackedConv2d(nn.Conv2d):
     """A convolution for inference whose weights oneDNN has packed: (B, C, H, W) -> (B, C', H', W').
 
     It takes over weight and bias of ``conv`` and keeps their names. Packing depends on the input's size and happens at the
-    first call with each. Where oneDNN cannot be used (another device or type, gradients) it computes what torch computes.
+    first call with each. Where oneDNN cannot be used (another device or type, gradients), or is slower, it computes
+    what torch computes.
 
     Args:
         conv: The convolution, BatchNorm folded in.
@@ -60,7 +72,7 @@ class PackedConv2d(nn.Conv2d):
             )
         self.weight, self.bias = conv.weight, conv.bias
         self.act = act
-        self._packed: dict[tuple[int, ...], Tensor] = {}
+        self._packed: dict[tuple, Tensor | None] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fused(x, self.act)
@@ -72,47 +84,94 @@ class PackedConv2d(nn.Conv2d):
         """
         if has_torch_function_unary(x):
             return handle_torch_function(PackedConv2d.fused, (x,), self, x, act, residual)
-        if not self._packs(x):
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        weight = self.weight  # each look-up takes a while
+        if not self._packs(x, weight):
+            y = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return ACTIVATIONS[act](y if residual is None else y + residual)
-        weight = self._pack(x)
+        packed = self._pack(x, weight, act, residual)
+        return self._plain(x, weight, act, residual) if packed is None else self._onednn(x, packed, act, residual)
+
+    def _plain(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
+        y = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if residual is not None:
+            y.add_(residual)
+        return y if act is None else ACTIVATIONS[act](y, inplace=True)
+
+    def _onednn(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
         pads, strides, dilations = list(self.padding), list(self.stride), list(self.dilation)
         name, scalars, algorithm = _POINTWISE[act]
         if residual is None:
-            return torch.ops.mkldnn._convolution_pointwise(
+            return torch.ops.mkldnn._convolution_pointwise.default(
                 x, weight, self.bias, pads, strides, dilations, self.groups, name, scalars, algorithm
             )
         unary = 'relu' if act == 'relu' else None  # the only one that is fused after a sum
         y = torch.ops.mkldnn._convolution_pointwise.binary(
             x, residual, weight, self.bias, pads, strides, dilations, self.groups, 'add', 1.0, unary, [], ''
         )
-        return y if unary == act else ACTIVATIONS[act](y)
+        return y if unary == act or act is None else ACTIVATIONS[act](y, inplace=True)
 
-    def _packs(self, x: Tensor) -> bool:
+    def _packs(self, x: Tensor, weight: Tensor) -> bool:
         return (
-            x.device.type == 'cpu'
-            and x.dtype == self.weight.dtype == torch.float32
+            _HAS_ONEDNN
+            and x.is_cpu
+            and x.dtype == weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')
-            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
-            and torch.backends.mkldnn.is_available()
-            and isinstance(self.padding, tuple)
+            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+            and self.padding.__class__ is tuple
         )
 
-    def _pack(self, x: Tensor) -> Tensor:
-        version = 0 if self.weight.is_inference() else self.weight._version
-        key = (*x.shape, self.weight.data_ptr(), version)
-        packed = self._packed.get(key)
-        if packed is None:
-            for old in list(self._packed)[: 1 - _KEPT]:  # another thread may be at it, too
-                self._packed.pop(old, None)
-            weight = self.weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
-            packed = self._packed[key] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                weight, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
-            )
+    def _pack(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor | None:
+        """The weights as oneDNN wants them for this input; None where torch's own convolution is faster."""
+        key = (x.shape, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        try:
+            return self._packed[key]
+        except KeyError:
+            pass
+        for old in list(self._packed)[: 1 - _KEPT]:  # another thread may be at it, too
+            self._packed.pop(old, None)
+        opaque = weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
+        packed: Tensor | None = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            opaque, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
+        )
+        if self._plain_is_faster(x, weight, packed, act, residual):
+            packed = None
+        self._packed[key] = packed
         return packed
+
+    def _plain_is_faster(
+        self, x: Tensor, weight: Tensor, packed: Tensor | None, act: str | None, residual: Tensor | None
+    ) -> bool:
+        """Measured once for each kind of layer, number of threads and, within a factor of 1.4, size of the map."""
+        places = x.shape[0] * x.shape[2] * x.shape[3]
+        if places / (self.stride[0] * self.stride[1]) * weight.numel() > _LARGE:
+            return False
+        how = (self.stride, self.padding, self.dilation, self.groups, act, residual is None, torch.get_num_threads())
+        order = x.is_contiguous(memory_format=torch.channels_last)
+        key = (round(2 * log2(max(places, 1))), len(x) == 1, order, weight.shape, *how)
+        if key not in _small_is_plain:
+
+            def call(run: Callable[..., Tensor], weights: Tensor | None) -> Tensor:
+                return run(x, weights, act, None if residual is None else residual.clone())
+
+            plain, fast = partial(call, self._plain, weight), partial(call, self._onednn, packed)
+            with _disable_current_modes():  # a counter of operators may be watching
+                same = plain().stride() == fast().stride()
+                found = same and _shortest(plain) < 0.97 * _shortest(fast)
+            return _small_is_plain.setdefault(key, found)  # the same for another thread that measured, too
+        return _small_is_plain[key]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': {}}  # opaque to a copy, which packs its own
+
+
+def _shortest(run: Callable[[], Any], repeats: int = 7) -> float:
+    """Seconds: what another process took away is not the call's."""
+    taken = []
+    for _ in range(repeats):
+        start = perf_counter()
+        run()
+        taken.append(perf_counter() - start)
+    return min(taken)
 
 
 if hasattr(torch.ops.mkldnn, '_convolution_pointwise'):

@@ -82,7 +82,7 @@ def time_interleaved(
     samples: dict[str, list[float]] = {name: [] for name in functions}
     ready = dict.fromkeys(functions, _nothing) | dict(before or {})
     calls: dict[str, int] = {}
-    with torch.no_grad(), _no_garbage_collection():
+    with torch.no_grad(), no_garbage_collection():
         for _ in range(warmup):
             for name, function in functions.items():
                 ready[name]()
@@ -214,7 +214,7 @@ def _measure_cuda(function: Callable[[], Any], calls: int) -> float:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Collect before, not within, what is timed."""
     was_enabled = gc.isenabled()
     gc.collect()

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from eff_plugins.ops import dense
 from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
 from eff_plugins.profiling.macs import count_macs
 
 
 @pytest.mark.parametrize(('groups', 'stride', 'kernel'), [(1, 1, 3), (32, 2, 3), (1, 1, 1), (1, 2, 1), (4, 1, 3)])
 @pytest.mark.parametrize('act', ACTIVATIONS)
-def test_equals_the_plain_convolution(groups, stride, kernel, act):
+@pytest.mark.parametrize('small_is_plain', [True, False])
+def test_equals_the_plain_convolution(groups, stride, kernel, act, small_is_plain, monkeypatch):
+    monkeypatch.setattr(PackedConv2d, '_plain_is_faster', lambda *_: small_is_plain)
     torch.manual_seed(0)
     conv = nn.Conv2d(32, 32, kernel, stride, kernel // 2, groups=groups).requires_grad_(False)
     packed, x = PackedConv2d(conv, act), torch.randn(2, 32, 17, 15).contiguous(memory_format=torch.channels_last)
@@ -24,11 +27,27 @@ def test_equals_the_plain_convolution(groups, stride, kernel, act):
     torch.testing.assert_close(packed(x), ACTIVATIONS[act](y), rtol=1e-5, atol=1e-5)
     wanted = ACTIVATIONS[act](y + residual)
     torch.testing.assert_close(packed.fused(x, act, residual.clone()), wanted, rtol=1e-5, atol=1e-5)
-    dense = count_macs(conv, lambda: conv(x))['']
-    assert count_macs(packed, lambda: packed(x))[''] == dense
-    assert count_macs(packed, lambda: packed.fused(x, act, residual.clone()))[''] == dense
+    macs = count_macs(conv, lambda: conv(x))['']
+    assert count_macs(packed, lambda: packed(x))[''] == macs
+    assert count_macs(packed, lambda: packed.fused(x, act, residual.clone()))[''] == macs
     low = copy.deepcopy(packed).bfloat16()(x.bfloat16())  # not packed, still right
     assert (low.float() - packed(x)).abs().max() < 0.1
+
+
+def test_a_small_convolution_runs_the_faster_way_and_a_large_one_packed(monkeypatch):
+    x, y = torch.randn(1, 4, 9, 9).contiguous(memory_format=torch.channels_last), torch.zeros(1, 4, 7, 7)
+    for seconds, wanted in (((1.0, 2.0), True), ((2.0, 1.0), False)):
+        monkeypatch.setattr(dense, '_small_is_plain', {})
+        left = list(seconds)
+        monkeypatch.setattr(dense, '_shortest', lambda _, left=left: left.pop(0))
+        packed = PackedConv2d(nn.Conv2d(4, 4, 3).requires_grad_(False).to(memory_format=torch.channels_last))
+        # counted once, though timing it took several runs, and not timed again
+        assert count_macs(packed, lambda packed=packed: packed(x))[''] == y.numel() * 36
+        assert copy.deepcopy(packed)(x).shape == y.shape
+        assert [weight is None for weight in packed._packed.values()] == [wanted]
+    large = PackedConv2d(nn.Conv2d(64, 64, 3).requires_grad_(False))
+    large(torch.zeros(1, 64, 40, 40))
+    assert None not in large._packed.values()
 
 
 def test_autocast_has_its_type():
