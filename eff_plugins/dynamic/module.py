@@ -47,6 +47,26 @@ class DynamicModule(nn.Module):
             )
 
 
+class WrapsStatic:
+    """Mixin, before ``nn.Module``, of a module around a static network: it loads that network's own checkpoints, too.
+
+    Keys of the static network without the prefix that the wrapper gives them, as a checkpoint trained without the wrapper has
+    them, are taken for its own; what then is missing are the policy's.
+
+    Attributes:
+        wrapped: Name of the attribute that is the static network.
+    """
+
+    wrapped = 'backbone'
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        inside = f'{prefix}{self.wrapped}.'
+        for key in getattr(self, self.wrapped).state_dict():
+            if prefix + key in state_dict and inside + key not in state_dict:
+                state_dict[inside + key] = state_dict.pop(prefix + key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+
+
 def dynamic_modules(model: nn.Module) -> Iterator[tuple[str, DynamicModule]]:
     """Name and module of every dynamic module inside ``model``."""
     for name, module in model.named_modules():

@@ -23,7 +23,7 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.structures.bbox import get_box_tensor  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-from eff_plugins.dynamic.module import DynamicModule  # noqa: E402
+from eff_plugins.dynamic.module import DynamicModule, WrapsStatic  # noqa: E402
 from eff_plugins.dynamic.recorder import emit, recording  # noqa: E402
 from eff_plugins.models.resolution.resample import resize  # noqa: E402
 from eff_plugins.models.resolution.scale_proposal import ScaleProposalNetwork, ZoomPolicy  # noqa: E402
@@ -35,7 +35,7 @@ MARGIN = 0.5  # octaves beyond the detector's range in which its boxes are still
 
 
 @MODELS.register_module()
-class ScaleAwareDetector(DynamicModule, BaseDetector):
+class ScaleAwareDetector(WrapsStatic, DynamicModule, BaseDetector):
     """Any box detector of mmdet, shown each picture at the zooms that its objects need, and at no other.
 
     A :class:`ScaleProposalNetwork` reads a small resample of the picture and says which sizes of objects are there; the
@@ -60,6 +60,8 @@ class ScaleAwareDetector(DynamicModule, BaseDetector):
     Raises:
         ValueError: An empty ``size_range``, or a detector of masks.
     """
+
+    wrapped = 'detector'
 
     def __init__(
         self,

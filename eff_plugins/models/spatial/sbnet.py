@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.module import DynamicModule, MacsOf, WrapsStatic
 from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
@@ -215,7 +215,7 @@ def _keeps_size(block: ResidualBlock) -> bool:
 
 
 @MODELS.register_module()
-class SBNet(BaseModule, DynamicModule):
+class SBNet(WrapsStatic, BaseModule, DynamicModule):
     """A residual backbone whose branches are computed in some blocks of the picture; elsewhere their shortcut passes.
 
     Ren et al., "SBNet: Sparse Blocks Network for Fast Inference", CVPR 2018. There active blocks are gathered with the halo
@@ -224,7 +224,8 @@ class SBNet(BaseModule, DynamicModule):
     ``eff_plugins.BudgetHook``, or from outside (:meth:`use_mask`), as in the paper, where road maps or a first detector
     give it.
 
-    Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
+    Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's; a checkpoint of the static
+    network, without the former, is loaded, too.
 
     Args:
         backbone: Config of the backbone (or the module itself) made of residual blocks whose branches are chains of

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.blockwise import Blockwise
-from eff_plugins.dynamic.module import DynamicModule, MacsOf
+from eff_plugins.dynamic.module import DynamicModule, MacsOf, WrapsStatic
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.reinforce import Sampled, expected, log_probability
 from eff_plugins.ops.block_conv import forget_packed
@@ -83,7 +83,7 @@ def build_host(backbone: Mapping[str, Any] | nn.Module, block_size: int, reason:
 
 
 @MODELS.register_module()
-class SegBlocks(BaseModule, DynamicModule):
+class SegBlocks(WrapsStatic, BaseModule, DynamicModule):
     """A backbone whose picture is cut into blocks, each of them computed in full or in half resolution.
 
     Verelst & Tuytelaars, "SegBlocks: Block-Based Dynamic Resolution Networks for Real-Time Segmentation", TPAMI 2022. The
@@ -91,7 +91,8 @@ class SegBlocks(BaseModule, DynamicModule):
     with all blocks in full resolution it is the plain network. The returned maps are whole, with the pixels of
     half-resolution blocks repeated: necks and heads stay as they are. Train it with ``eff_plugins.ReinforceHook``.
 
-    Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's.
+    Below ``backbone.`` the keys are those of the static network, below ``policy.`` the policy's; a checkpoint of the static
+    network, without the former, is loaded, too.
 
     Args:
         backbone: Config of the backbone (or the module itself), which declares ``out_channels`` and ``out_strides``.

@@ -77,6 +77,14 @@ def test_masked_equals_sparse_and_the_full_pyramid_is_dense(build):
     assert [len(found) for found in boxes_of(dynamic.set_policy(model, 'none'))] == [0, 0]
 
 
+def test_a_checkpoint_of_the_detector_alone_is_loaded_too(build):
+    model, other = build(), build().detector
+    torch.nn.init.ones_(other.bbox_head.retina_cls.bias)
+    missing, unexpected = model.load_state_dict(other.state_dict(), strict=False)
+    assert not unexpected and all(key.startswith('spn.') for key in missing)
+    assert torch.equal(model.detector.bbox_head.retina_cls.bias, other.bbox_head.retina_cls.bias)
+
+
 def test_reported_multiply_adds_are_executed_and_a_budget_turns_them(build):
     model = dynamic.set_execution(build(), 'sparse')
     x, samples = batch()

@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from mmengine.runner import load_state_dict
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eff_plugins import dynamic
@@ -243,6 +245,20 @@ def test_bad_arguments_are_named():
         dynamic.set_execution(net, 'sparse').train()(pictures())
     with pytest.raises(TypeError, match='SqueezeExcite in a residual branch'):
         network('squeeze-excite', SBNet)
+
+
+@pytest.mark.parametrize('kind', [SegBlocks, SBNet])
+def test_a_checkpoint_of_the_static_network_is_loaded_too(kind):
+    static = nn.ModuleDict(dict(backbone=randomised(InvertedResidualNet('mobilenetv2_050'), seed=3)))
+    net = nn.ModuleDict(dict(backbone=kind(InvertedResidualNet('mobilenetv2_050'), block_size=64)))
+    missing, unexpected = net.load_state_dict(static.state_dict(), strict=False)
+    assert not unexpected and missing and all(key.startswith('backbone.policy.') for key in missing)
+    loaded = net['backbone'].backbone.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in static['backbone'].state_dict().items())
+    net['backbone'].backbone.stem.conv.weight.data.zero_()  # its own checkpoints as ever
+    net.load_state_dict(copy.deepcopy(net.state_dict()))
+    load_state_dict(net, static.state_dict(), strict=False)  # mmengine's
+    assert torch.equal(net['backbone'].backbone.stem.conv.weight, static['backbone'].stem.conv.weight)
 
 
 def test_rewards_are_means_of_the_pixels_that_count():
