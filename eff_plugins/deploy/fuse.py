@@ -96,7 +96,8 @@ def pairs(module: nn.Module, first: Predicate, second: Predicate) -> list[tuple[
     signature = inspect.signature(type(module).forward)
     defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
     try:
-        graph = _ShallowTracer().trace(_shallow_copy(module), concrete_args=defaults or None)
+        with torch.enable_grad():  # without, blocks may ask more of a proxy than it knows, to write in place
+            graph = _ShallowTracer().trace(_shallow_copy(module), concrete_args=defaults or None)
     except Exception:  # whatever a foreign forward raises when it meets a proxy: it cannot be traced
         return []
     calls = [node for node in graph.nodes if node.op == 'call_module']

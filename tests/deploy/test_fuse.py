@@ -45,6 +45,14 @@ def test_one_variant_of_each_family(family):
     assert fused.predict([]).shape == (0, 1000)  # still the classifier, with its methods
 
 
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize('family', ['resnet', 'efficientnet_lite'])
+def test_folds_where_no_gradient_is_recorded_too(family, mode):
+    with mode():
+        fused = fuse_conv_bn(build_classifier(families()[family][0]))
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in fused.modules())
+
+
 @pytest.mark.parametrize(
     'name',
     [
