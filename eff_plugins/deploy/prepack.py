@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from eff_plugins.dynamic.residual import ResidualBlock, act_name, hooked
-from eff_plugins.ops.dense import PackedConv2d
+from eff_plugins.models.layers.conv import SamePadConv2d
+from eff_plugins.ops.dense import PackedConv2d, PackedSamePadConv2d
 
 from .fuse import pairs
 
@@ -22,19 +25,25 @@ def prepack(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for conv_name, act_path in pairs(parent, _is_plain, _is_activation):
             conv, act = parent.get_submodule(conv_name), parent.get_submodule(act_path)
-            _put(parent, conv_name, PackedConv2d(conv, act_name(act)))  # type: ignore[arg-type]
+            _put(parent, conv_name, _packed(conv, act_name(act)))
             _put(parent, act_path, nn.Identity())
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if _is_plain(child):
-                setattr(parent, name, PackedConv2d(child))  # type: ignore[arg-type]
+                setattr(parent, name, _packed(child))
     for block in model.modules():
         if isinstance(block, ResidualBlock):
             block.fuses = _fuses(block)
     return model
 
 
+def _packed(conv: Any, act: str | None = None) -> PackedConv2d:
+    return (PackedSamePadConv2d if isinstance(conv, SamePadConv2d) else PackedConv2d)(conv, act)
+
+
 def _is_plain(module: nn.Module | None) -> bool:
+    if type(module) is SamePadConv2d:
+        return True
     return type(module) is nn.Conv2d and isinstance(module.padding, tuple) and module.padding_mode == 'zeros'
 
 

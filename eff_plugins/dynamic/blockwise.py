@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from eff_plugins.dynamic.recorder import recording
 from eff_plugins.ops.block_conv import Borders, conv_blocks, conv_picture, join, max_pool_blocks
 from eff_plugins.ops.blocks import pair
-from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
+from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d, PackedSamePadConv2d
 from eff_plugins.ops.dual import DualGrid, Window, pool_of, rows_of
 
 # What mixes pixels in ways that blocks do not allow
@@ -46,6 +46,7 @@ class Blockwise(TorchFunctionMode):
         self.grid, self.image, self.counts = grid, image, recording()
         self.macs = torch.zeros(grid.batch, dtype=torch.float64, device=image.device)
         self._levels: dict[int, int] = {}  # pixels in a pool -> its level
+        self._checked: set[tuple[Window, int]] = set()
 
     def combine(self, pool: Tensor, level: int) -> Tensor:
         """A result of the network as a whole map (B, C, H, W)."""
@@ -87,6 +88,8 @@ class Blockwise(TorchFunctionMode):
         Raises:
             NotImplementedError: The operator's outputs have another size.
         """
+        if (window, level) in self._checked:
+            return
         for low in (False, True):
             for size, kernel, before in zip(
                 self.grid.map_size(level, low), window.kernel, window.padding or (0, 0), strict=True
@@ -96,6 +99,7 @@ class Blockwise(TorchFunctionMode):
                         f'kernel {window.kernel}, stride {window.stride}, padding {window.padding} on a map of {size}: '
                         'blocks need operators that return ceil(size / stride) pixels'
                     )
+        self._checked.add((window, level))
 
     def _note(self, pool: Tensor, level: int) -> Tensor:
         """Remember the level of a layer's output.
@@ -151,7 +155,8 @@ class Blockwise(TorchFunctionMode):
         self, func: Callable, conv: PackedConv2d, x: Tensor, act: str | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """A convolution prepared for inference."""
-        settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        padding = 'SAME' if isinstance(conv, PackedSamePadConv2d) else conv.padding
+        settings = (conv.stride, padding, conv.dilation, conv.groups)
         return self.conv2d(F.conv2d, x, conv.weight, conv.bias, *settings, act, residual)
 
     def max_pool2d(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,25 +17,10 @@ from eff_plugins.ops.fold import folded
 from eff_plugins.ops.native import kernels_for
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows
 from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
+from eff_plugins.ops.scratch import scratch
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
 _IDEMPOTENT = (None, 'relu', 'relu6')
-
-_local = threading.local()
-
-
-def scratch(index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised channels-last map that lives until the next call with this index on this thread.
-
-    A buffer that stays is warm in the cache, a fresh one is faulted in.
-    """
-    batch, channels, height, width = shape
-    count = batch * channels * height * width
-    key = (index, like.dtype, like.device, torch.is_inference_mode_enabled())
-    buffers = _local.__dict__.setdefault('buffers', {})
-    if key not in buffers or buffers[key].numel() < count:
-        buffers[key] = torch.empty(count, dtype=like.dtype, device=like.device)
-    return buffers[key][:count].view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def fresh(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eff_plugins.ops.dense import ACTIVATIONS
-from eff_plugins.ops.dual import Codes, DualGrid, Gather, Group, Window, pool_of, rows_of
+from eff_plugins.ops.dual import DualGrid, Gather, Group, Window, pool_of, rows_of
+from eff_plugins.ops.dual_tables import Codes
 from eff_plugins.ops.library import register_in_place
 from eff_plugins.ops.native import Kernels, kernels, kernels_for
 from eff_plugins.ops.rows import ACTIVATIONS as NATIVE_ACTIVATIONS
@@ -42,7 +43,7 @@ class Borders:
 
     def codes(self, native: Kernels) -> list[Codes]:
         """For the native kernels."""
-        return self.grid.codes(self.level, self.window, native)
+        return self.grid.tables.codes(self.level, self.window, native)
 
 
 def conv_blocks(
@@ -152,7 +153,7 @@ def max_pool_blocks(pool: Tensor, kernel: Pair, dilation: Pair, borders: Borders
     codes = borders.codes(native)
     out, first = _empty(pool, codes, channels), 0
     for code in codes:
-        size = (ctypes.c_int64 * 8)(*code.sizes, len(code.quads) // 4, *pixels.shape)
+        size = (ctypes.c_int64 * 8)(*code.sizes, code.quads.numel() // 4, *pixels.shape)
         native.max_blocks(
             ctypes.addressof(shape),
             ctypes.addressof(size),
@@ -265,16 +266,16 @@ def _convolve(
     assert native is not None  # whoever calls has asked
     kernel, added, zeros = _pack(native, weight, bias, groups)
     pixels = rows_of(pool).contiguous()
-    (count, channels), size = pixels.shape, tuple(weight.shape[2:])
+    (count, channels), (filters, _, *size) = pixels.shape, weight.shape
     if picture:  # the pixels of a row of taps are neighbours in memory: one tap of so many channels
-        shape = _shape(channels * size[1], len(weight), (size[0], 1), stride, dilation, act)
+        shape = _shape(channels * size[1], filters, (size[0], 1), stride, dilation, act)
     else:
-        shape = _shape(channels, len(weight), size, stride, dilation, act)
+        shape = _shape(channels, filters, size, stride, dilation, act)
     rest = None if residual is None else rows_of(residual).contiguous()
     for i in range(len(sizes) // 5):
-        means = len(quads[i]) // 4 if quads else 0
+        means = quads[i].numel() // 4 if quads else 0
         block = (ctypes.c_int64 * 8)(*sizes[5 * i : 5 * i + 5], means, count, channels)
-        shift = 4 * first * len(weight)
+        shift = 4 * first * filters
         native.convolve_blocks(
             ctypes.addressof(shape),
             int(groups > 1),

@@ -7,7 +7,7 @@ oneDNN can do without; torch.compile uses the same operators when it freezes a m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import log2
 from time import perf_counter
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import register_flop_formula
+
+from eff_plugins.ops.scratch import scratch
 
 # activation -> (oneDNN's name, scalars, algorithm)
 _POINTWISE: dict[str | None, tuple[str, list[float], str]] = {
@@ -162,6 +164,38 @@ class PackedConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': {}}  # opaque to a copy, which packs its own
+
+
+def same_padding(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(before, after) of each dimension of a map, as TensorFlow's ``SAME`` pads it: to ceil(size / stride) outputs."""
+    pads = []
+    for n, k, step, spacing in zip(size, kernel, stride, dilation, strict=True):
+        total = max((-(-n // step) - 1) * step + (k - 1) * spacing + 1 - n, 0)
+        pads.append((total // 2, total - total // 2))
+    return pads
+
+
+class PackedSamePadConv2d(PackedConv2d):
+    """As :class:`PackedConv2d`, of a convolution that is padded as TensorFlow's ``SAME`` does."""
+
+    def fused(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
+        if has_torch_function_unary(x):
+            return handle_torch_function(PackedConv2d.fused, (x,), self, x, act, residual)
+        return super().fused(self._padded(x), act, residual)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        (batch, channels, *size), weight = x.shape, self.weight
+        (top, bottom), (left, right) = same_padding(size, weight.shape[2:], self.stride, self.dilation)
+        if not self._packs(x, weight):
+            return F.pad(x, (left, right, top, bottom))
+        (height, width) = size
+        out = scratch('padded', (batch, channels, top + height + bottom, left + width + right), x)
+        for edge in (out[:, :, :top], out[:, :, top + height :], out[..., :left], out[..., left + width :]):
+            edge.zero_()
+        out[:, :, top : top + height, left : left + width].copy_(x)
+        return out
 
 
 def _shortest(run: Callable[[], Any], repeats: int = 7) -> float:

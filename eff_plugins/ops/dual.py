@@ -11,7 +11,6 @@ layers of the same geometry.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import mul
@@ -20,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eff_plugins.ops.native import Kernels, kernels
+from eff_plugins.ops.dual_tables import Tables
+from eff_plugins.ops.native import kernels
 
 _OUTSIDE = -1  # entry of a map: no pixel there; below it: -2 - (position in the low-resolution map), an average to take
 
@@ -67,6 +67,11 @@ class Group:
     cells: Tensor
     last: tuple[bool, bool]
 
+    @property
+    def count(self) -> int:
+        """Their number."""
+        return self.cells.shape[0]
+
 
 @dataclass(frozen=True)
 class Gather:
@@ -98,21 +103,6 @@ class Gather:
         return taken.view(*self.shape, pixels.shape[1]).permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class Codes:
-    """The same for the native kernels.
-
-    Attributes:
-        entries: (n * height * width,) int32: position in the pool, -1 outside, from P on the k-th average.
-        quads: (averages * 4,) int32 positions in the pool.
-        sizes: n, size of a block with borders, size of a block of outputs.
-    """
-
-    entries: Tensor
-    quads: Tensor
-    sizes: tuple[int, int, int, int, int]
-
-
 def rows_of(pool: Tensor) -> Tensor:
     """Pool (1, C, 1, P) -> (P, C), a view of a channels-last pool."""
     return pool[0, :, 0].t()
@@ -125,7 +115,13 @@ def pool_of(rows: Tensor) -> Tensor:
 
 def halve(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)): means of 2x2 pixels, at the edges of those that there are."""
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    batch, channels, height, width = x.shape
+    if height % 2 or width % 2 or x.dtype != torch.float32:
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    # torch's pooling is slow on few channels
+    pixels = x.permute(0, 2, 3, 1)
+    pairs = (pixels[:, ::2] + pixels[:, 1::2]).reshape(batch, height // 2, width // 2, 2 * channels)
+    return ((pairs[..., :channels] + pairs[..., channels:]) * 0.25).permute(0, 3, 1, 2)
 
 
 @dataclass
@@ -167,10 +163,9 @@ class DualGrid:
         self.groups = [
             group for low in (False, True) for group in self._groups(low, high.logical_not() if low else high)
         ]
+        self.high = high
         self._levels: dict[int, Level] = {}
-        self._codes: dict[tuple[int, Window], list[Codes]] = {}
-        self._starts: dict[int, Tensor] = {}
-        self._high = high.to(torch.uint8).contiguous()
+        self._shapes: dict[int, list[tuple[int, int]]] = {}
 
     def _groups(self, low: bool, chosen: Tensor) -> list[Group]:
         cells = chosen.nonzero()
@@ -212,9 +207,15 @@ class DualGrid:
         )
         return high, wide
 
-    def _areas(self, level: int) -> list[int]:
+    def shapes(self, level: int) -> list[tuple[int, int]]:
+        """(height, width) of each group's blocks, computed once."""
+        if level not in self._shapes:
+            self._shapes[level] = [self.block_shape(group, level) for group in self.groups]
+        return self._shapes[level]
+
+    def areas(self, level: int) -> list[int]:
         """Pixels in a block of each group."""
-        return [high * wide for high, wide in (self.block_shape(group, level) for group in self.groups)]
+        return [high * wide for high, wide in self.shapes(level)]
 
     @cached_property
     def sample_counts(self) -> list[Tensor]:
@@ -223,7 +224,7 @@ class DualGrid:
 
     def pixels(self, level: int) -> Tensor:
         """(B,) pixels that each sample has in the pool at stride ``2 ** level``."""
-        return sum(map(mul, self.sample_counts, self._areas(level)))  # type: ignore[return-value]
+        return sum(map(mul, self.sample_counts, self.areas(level)))  # type: ignore[return-value]
 
     def level(self, level: int) -> Level:
         """The layout at stride ``2 ** level``, computed once."""
@@ -263,53 +264,14 @@ class DualGrid:
             layout.gathers[window] = [self._gather(group, level, window) for group in self.groups]
         return layout.gathers[window]
 
-    def sizes(self, level: int) -> ctypes.Array:
-        """The ``Grid`` of native/blocks.cpp."""
-        return (ctypes.c_int64 * 5)(*self.cells, self.side(level, False), *self.map_size(level))
-
-    def starts(self, level: int) -> Tensor:
-        """(B, gh, gw) first position of each block in the pool at stride ``2 ** level``."""
-        if level not in self._starts:
-            starts = torch.empty(self.batch, *self.cells, dtype=torch.int64, device=self._high.device)
-            begin = 0
-            for group, area in zip(self.groups, self._areas(level), strict=True):
-                end = begin + len(group.cells) * area
-                sample, i, j = group.cells.unbind(1)
-                starts[sample, i, j] = torch.arange(begin, end, area, device=starts.device)
-                begin = end
-            self._starts[level] = starts
-        return self._starts[level]
-
     def count(self, level: int) -> int:
         """P, pixels in the pool at stride ``2 ** level``."""
-        return sum(len(group.cells) * area for group, area in zip(self.groups, self._areas(level), strict=True))
+        return sum(group.count * area for group, area in zip(self.groups, self.areas(level), strict=True))
 
-    def codes(self, level: int, window: Window, native: Kernels) -> list[Codes]:
-        """What :meth:`gathers` gives, for the native kernels and made by one."""
-        if (level, window) not in self._codes:
-            self._codes[level, window] = [self._code(group, level, window, native) for group in self.groups]
-        return self._codes[level, window]
-
-    def _code(self, group: Group, level: int, window: Window, native: Kernels) -> Codes:
-        sizes, starts, cells = self.sizes(level), self.starts(level), group.cells.contiguous()
-        out = self.block_shape(group, level + window.stride.bit_length() - 1)
-        block, before = window.reads(*out), window.before(self.map_size(level, group.low))
-        entries = cells.new_empty(len(cells) * block[0] * block[1], dtype=torch.int32)
-        quads = entries.new_empty(4 * len(entries) if group.low else 0)
-        means = native.block_codes(
-            ctypes.addressof(sizes),
-            self._high.data_ptr(),
-            starts.data_ptr(),
-            int(group.low),
-            cells.data_ptr(),
-            len(cells),
-            *before,
-            *block,
-            self.count(level),
-            entries.data_ptr(),
-            quads.data_ptr(),
-        )
-        return Codes(entries, quads[: 4 * means], (len(cells), *block, *out))
+    @cached_property
+    def tables(self) -> Tables:
+        """What the native kernels read."""
+        return Tables(self)
 
     def _gather(self, group: Group, level: int, window: Window) -> Gather:
         layout = self.level(level)
@@ -365,7 +327,7 @@ class DualGrid:
 
     def owners(self, level: int) -> tuple[Tensor, Tensor]:
         """(P,) sample that each pixel of a pool at stride ``2 ** level`` belongs to, and the pixels that it stands for."""
-        areas = zip(self.groups, self._areas(level), strict=True)
+        areas = zip(self.groups, self.areas(level), strict=True)
         samples = [group.cells[:, 0].repeat_interleave(area) for group, area in areas]
         weights = [4.0 if group.low else 1.0 for group in self.groups]
         sizes = torch.tensor([len(part) for part in samples], device=samples[0].device)
@@ -382,19 +344,8 @@ class DualGrid:
         """A pool at stride ``2 ** level`` -> the whole map (B, C, H, W), channels-last; coarse pixels are repeated."""
         pixels, (high, wide) = rows_of(pool), self.map_size(level)
         native = None if pixels.requires_grad or pixels.device.type != 'cpu' else kernels()
-        if native is None:
-            rows = self.level(level).fine[:, :high, :wide].flatten()
-            whole = pixels.index_select(0, rows).view(self.batch, high, wide, -1)
-        else:
-            pixels, sizes = pixels.contiguous(), self.sizes(level)
-            whole = pixels.new_empty(self.batch, high, wide, pixels.shape[1])
-            native.combine_blocks(
-                ctypes.addressof(sizes),
-                self._high.data_ptr(),
-                self.starts(level).data_ptr(),
-                self.batch,
-                pixels.data_ptr(),
-                pixels.shape[1] * pixels.element_size(),
-                whole.data_ptr(),
-            )
+        if native is not None:
+            return self.tables.combine(native, pixels.contiguous(), level).permute(0, 3, 1, 2)
+        rows = self.level(level).fine[:, :high, :wide].flatten()
+        whole = pixels.index_select(0, rows).view(self.batch, high, wide, -1)
         return whole.permute(0, 3, 1, 2)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from eff_plugins.dynamic.module import DynamicModule
+from eff_plugins.ops.dense import same_padding
 from eff_plugins.registry import MODELS
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -79,14 +80,10 @@ def same_pad_conv2d(
     """``F.conv2d`` padded as TensorFlow's ``SAME``; like torch's functions it can be overridden by a function mode."""
     if has_torch_function_unary(x):
         return handle_torch_function(same_pad_conv2d, (x,), x, weight, bias, stride, dilation, groups)
-    pads = []
-    for size, kernel, step, spacing in zip(x.shape[-2:], weight.shape[-2:], stride, dilation, strict=True):
-        pads.append(max((-(-size // step) - 1) * step + (kernel - 1) * spacing + 1 - size, 0))
-    height, width = pads
-    if height % 2 or width % 2:
-        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        height = width = 0
-    return F.conv2d(x, weight, bias, stride, (height // 2, width // 2), dilation, groups)
+    (top, bottom), (left, right) = same_padding(x.shape[-2:], weight.shape[-2:], stride, dilation)
+    if top == bottom and left == right:
+        return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride, 0, dilation, groups)
 
 
 class ConvNormAct(nn.Sequential):
