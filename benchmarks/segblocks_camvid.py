@@ -3,10 +3,11 @@
 The threshold is calibrated on training pictures. Each picture of val is then segmented by the plain network (``dense``) and,
 at each budget, with learned and with random decisions, one after the other, so that times are compared in pairs. All are
 prepared alike: BatchNorm folded, channels-last, weights packed. With several checkpoints, of one config and several seeds,
-all are means over them. The intervals are those of the difference in mIoU (paired bootstrap over the pictures), in points,
-from the plain network and from random decisions at the same budget.
+all are means over them. ``static`` is a segmentor without blocks that was trained alike. The intervals are those of the
+difference in mIoU (paired bootstrap over the pictures), in points, from the plain network, from random decisions at the same
+budget and from the static segmentor.
 
-    python benchmarks/segblocks_camvid.py CONFIG CHECKPOINT ... --out benchmarks/results/segblocks_camvid.csv
+    python benchmarks/segblocks_camvid.py CONFIG CHECKPOINT ... --static CONFIG CHECKPOINT ... --out CSV
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Setting:
 
     def apply(self, model: Any) -> None:
         """Switch the model to it."""
+        if self.policy == 'static':
+            return
         dynamic.set_execution(model, 'dense' if self.budget is None else 'sparse')
         dynamic.set_policy(model, self.policy)
         for decide in dynamic.module.decisions(model):
@@ -90,24 +93,28 @@ def calibrated(model: Any, pictures: list[Tensor], args: argparse.Namespace, cla
     for policy in ('learned', 'random'):
         dynamic.set_policy(model, policy)
         torch.manual_seed(0)
-        found = dynamic.calibrate(model, pictures, lambda network, x: network(x, mode='tensor'))
+        found = dynamic.calibrate(model, pictures, lambda network, x: network(x, mode='tensor'), args.budgets)
         settings += [Setting(policy, budget, found.knob(budget), classes) for budget in args.budgets]
     return settings
+
+
+def load(config: str, checkpoint: str) -> tuple[Any, Any]:
+    """Config and prepared segmentor; pictures come one at a time, those of training as those of val do."""
+    cfg = adapt(load_config(config))
+    for name in ('train', 'val'):
+        cfg[f'{name}_dataloader'] = in_process(cfg[f'{name}_dataloader']) | dict(batch_size=1)
+    cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
+    cfg.train_dataloader.sampler.shuffle = False
+    model: Any = MODELS.build(dict(cfg.model, _scope_='mmseg'))
+    model.load_state_dict(safe_load(checkpoint)['state_dict'])
+    return cfg, prepare(model.eval(), Preparation(prepack=True))
 
 
 @torch.no_grad()
 def measure(checkpoint: str, args: argparse.Namespace) -> tuple[list[Setting], float]:
     """All settings of one checkpoint, and the plain network's multiply-adds a picture."""
-    cfg = adapt(load_config(args.config))
-    loaded = safe_load(checkpoint)
-    for name in ('train', 'val'):
-        cfg[f'{name}_dataloader'] = in_process(cfg[f'{name}_dataloader']) | dict(batch_size=1)
-    cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
-    cfg.train_dataloader.sampler.shuffle = False
     with threads(1):
-        model: Any = MODELS.build(dict(cfg.model, _scope_='mmseg'))
-        model.load_state_dict(loaded['state_dict'])
-        model = prepare(model.eval(), Preparation(prepack=True))
+        cfg, model = load(args.config, checkpoint)
         train = [x for x, _ in inputs(Runner.build_dataloader(cfg.train_dataloader), model, args.calibrate)]
         settings = calibrated(model, train, args, model.decode_head.num_classes)
         totals: dict[tuple[int, ...], float] = {}
@@ -126,6 +133,17 @@ def measure(checkpoint: str, args: argparse.Namespace) -> tuple[list[Setting], f
     return settings, sum(totals.values()) / len(totals)
 
 
+@torch.no_grad()
+def measure_static(config: str, checkpoint: str, args: argparse.Namespace) -> Setting:
+    """A segmentor without blocks."""
+    with threads(1):
+        cfg, model = load(config, checkpoint)
+        setting = Setting('static', None, 1.0, model.decode_head.num_classes)
+        for x, labels in inputs(Runner.build_dataloader(cfg.val_dataloader), model, args.pictures):
+            segment(model, x, labels, setting)
+    return setting
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
@@ -133,11 +151,17 @@ def main() -> None:
     parser.add_argument('--budgets', type=float, nargs='+', default=[0.55, 0.7, 0.85])
     parser.add_argument('--calibrate', type=int, default=24, help='training pictures')
     parser.add_argument('--pictures', type=int, help='of val; by default all')
+    parser.add_argument(
+        '--static', nargs='+', default=[], metavar='CONFIG CHECKPOINT', help='a segmentor without blocks'
+    )
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
     measured = [measure(checkpoint, args) for checkpoint in args.checkpoints]
     seeds = [settings for settings, _ in measured]
-    report({(one[0].policy, one[0].budget): list(one) for one in zip(*seeds, strict=True)}, measured[0][1], args)
+    found = {(one[0].policy, one[0].budget): list(one) for one in zip(*seeds, strict=True)}
+    if args.static:
+        found['static', None] = [measure_static(args.static[0], checkpoint, args) for checkpoint in args.static[1:]]
+    report(found, measured[0][1], args)
 
 
 def report(found: dict[tuple[str, float | None], list[Setting]], total: float, args: argparse.Namespace) -> None:
@@ -149,7 +173,6 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
     for (policy, budget), seeds in found.items():
         latency = Latency(tuple(ms for seed in seeds for ms in seed.ms))
         share = float(np.mean([share for seed in seeds for share in seed.shares or [1.0]]))
-        ratio = paired_ratio(latency, dense)
         each = [seed.miou(np.ones(count, int)) for seed in seeds]
         row = dict(
             model=Path(args.config).stem,
@@ -161,15 +184,14 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
             mIoU=round(float(np.mean(each)), 2),
             mIoU_seeds=' '.join(f'{miou:.2f}' for miou in each),
         )
-        for name, other in (('dense', ('all', None)), ('random', ('random', budget))):
+        for name, other in (('dense', ('all', None)), ('random', ('random', budget)), ('static', ('static', None))):
             ends = paired_interval(mious[policy, budget], mious[other]) if other in mious else (None, None)
             low, high = (None if end is None else round(end, 2) for end in ends)
             row |= {f'minus_{name}_low': low, f'minus_{name}_high': high}
-        rows.append(
-            row
-            | dict(
-                pictures=count,
-                macs_mean=round(share * total),
+        times = {}
+        if policy != 'static':  # which is the plain network again, and not timed in turn with the others
+            ratio = paired_ratio(latency, dense)
+            times = dict(
                 latency_ms_p50=round(latency.p50, 2),
                 latency_ms_p90=round(latency.p90, 2),
                 t_dense_ms=round(dense.p50, 2),
@@ -177,6 +199,12 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
                 ratio_low=round(ratio.low, 4),
                 ratio_high=round(ratio.high, 4),
                 realised_saving=None if budget is None else round((1 - ratio.median) / (1 - share), 3),
+            )
+        rows.append(
+            row
+            | dict(pictures=count, macs_mean=round(share * total))
+            | times
+            | dict(
                 device=device_name('cpu'),
                 threads=1,
                 torch=torch.__version__,
@@ -186,7 +214,7 @@ def report(found: dict[tuple[str, float | None], list[Setting]], total: float, a
     if args.out:
         write_csv(args.out, rows)
     shown = ('policy', 'budget', 'share', 'mIoU', 'mIoU_seeds', 'latency_ms_p50', 'ratio', 'realised_saving')
-    print(table([shown, *([str(row[key]) for key in shown] for row in rows)]))
+    print(table([shown, *([str(row.get(key)) for key in shown] for row in rows)]))
 
 
 if __name__ == '__main__':
