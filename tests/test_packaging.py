@@ -142,8 +142,9 @@ def test_results_in_metafiles_are_recorded():
             recorded[metrics.get('config')] = metrics
     for path in (ROOT / 'benchmarks/results').glob('*.csv'):
         for row in csv.DictReader(path.read_text().splitlines()):
-            if row.get('config') and row['policy'] == 'learned':
-                figures = recorded.setdefault(row['config'], {})
+            subject = row.get('config') or row.get('model')
+            if subject and row.get('policy') == 'learned':
+                figures = recorded.setdefault(subject, {})
                 figures |= {f'{name} at {row["budget"]} of the multiply-adds': value for name, value in row.items()}
     claims = 0
     for path in (ROOT / 'configs').glob('*/metafile.yml'):
