@@ -156,6 +156,8 @@ def main() -> None:
     )
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()
+    if len(args.static) == 1:
+        parser.error('--static needs a config and at least one checkpoint')
     measured = [measure(checkpoint, args) for checkpoint in args.checkpoints]
     seeds = [settings for settings, _ in measured]
     found = {(one[0].policy, one[0].budget): list(one) for one in zip(*seeds, strict=True)}

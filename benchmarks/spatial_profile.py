@@ -6,7 +6,7 @@ Network, decisions and inputs are those of ``tools/benchmark.py CONFIG --executi
 * ``convolutions``: the library's, of whole maps.
 * ``rows``: the native kernels at chosen positions, planning included where it is the same call; ``plan``: planning elsewhere.
 * ``policy``: scores; ``interpolation``: SFSI's.
-* ``rest``: pooling, classifier, sums and activations that are not fused, and Python.
+* ``rest``: pooling, padding, classifier, sums and activations that are not fused, and Python.
 
     OMP_NUM_THREADS=1 python benchmarks/spatial_profile.py configs/lasnet/lasnet-r50_8xb128_in1k.py ... --out CSV
 """
@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -65,6 +66,7 @@ class Clocks:
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` with its time taken."""
 
+        @wraps(function)  # functions are overridden by their name
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return function(*args, **kwargs)

@@ -61,8 +61,11 @@ class WrapsStatic:
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         inside = f'{prefix}{self.wrapped}.'
-        for key in getattr(self, self.wrapped).state_dict():
-            if prefix + key in state_dict and inside + key not in state_dict:
+        own = {*self._modules, *self._parameters, *self._buffers}  # type: ignore[attr-defined]
+        static = getattr(self, self.wrapped).state_dict().keys()
+        for key in [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]:
+            stranger = key in static or key.partition('.')[0] not in own  # the latter: it may wrap, or rename, further
+            if stranger and inside + key not in state_dict:
                 state_dict[inside + key] = state_dict.pop(prefix + key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
 

@@ -41,10 +41,11 @@ ACTIVATIONS: dict[str | None, Any] = {
 
 # Input sizes for which a convolution keeps packed weights
 _KEPT = 3
+_PLAIN_KEPT = 256
 # Multiply-adds of a call from which on packed weights always pay
 _LARGE = 30e6
 # Kind of layer -> whether torch's own convolution has been found faster here
-_small_is_plain: dict[tuple, bool] = {}
+_small_is_plain: dict[tuple | None, bool] = {}
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -53,7 +54,7 @@ class PackedConv2d(nn.Conv2d):
 
     It takes over weight and bias of ``conv`` and keeps their names. Packing depends on the input's size and happens at the
     first call with each. Where oneDNN cannot be used (another device or type, gradients), or is slower, it computes
-    what torch computes.
+    what torch computes; as that is measured, results may differ by rounding from one process to the next.
 
     Args:
         conv: The convolution, BatchNorm folded in.
@@ -74,7 +75,8 @@ class PackedConv2d(nn.Conv2d):
             )
         self.weight, self.bias = conv.weight, conv.bias
         self.act = act
-        self._packed: dict[tuple, Tensor | None] = {}
+        self._packed: dict[tuple, Tensor] = {}
+        self._plain_at: set[tuple] = set()  # what is not packed, because torch's own convolution is faster
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fused(x, self.act)
@@ -124,46 +126,57 @@ class PackedConv2d(nn.Conv2d):
 
     def _pack(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor | None:
         """The weights as oneDNN wants them for this input; None where torch's own convolution is faster."""
-        key = (x.shape, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        try:
-            return self._packed[key]
-        except KeyError:
-            pass
+        order, threads = x.is_contiguous(memory_format=torch.channels_last), torch.get_num_threads()
+        key = (x.shape, order, threads, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        packed = self._packed.get(key)
+        if packed is not None or key in self._plain_at:
+            return packed
+        kind = self._kind(x, weight, act, residual)
+        if not _small_is_plain.get(kind, False):
+            opaque = weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                opaque, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
+            )
+            if kind is not None and kind not in _small_is_plain:
+                faster = self._plain_is_faster(x, weight, packed, act, residual)
+                _small_is_plain.setdefault(kind, faster)  # the same for another thread that measured, too
+        if _small_is_plain.get(kind, False):
+            if len(self._plain_at) > _PLAIN_KEPT:
+                self._plain_at.clear()
+            self._plain_at.add(key)
+            return None
         for old in list(self._packed)[: 1 - _KEPT]:  # another thread may be at it, too
             self._packed.pop(old, None)
-        opaque = weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
-        packed: Tensor | None = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            opaque, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
-        )
-        if self._plain_is_faster(x, weight, packed, act, residual):
-            packed = None
-        self._packed[key] = packed
+        self._packed[key] = packed  # type: ignore[assignment]
         return packed
 
-    def _plain_is_faster(
-        self, x: Tensor, weight: Tensor, packed: Tensor | None, act: str | None, residual: Tensor | None
-    ) -> bool:
-        """Measured once for each kind of layer, number of threads and, within a factor of 1.4, size of the map."""
+    def _kind(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> tuple | None:
+        """What is measured once: the layer's geometry, what is fused, threads and, within a factor of 1.4, the map's size.
+
+        None for a call so large that packed weights pay.
+        """
         places = x.shape[0] * x.shape[2] * x.shape[3]
         if places / (self.stride[0] * self.stride[1]) * weight.numel() > _LARGE:
-            return False
+            return None
         how = (self.stride, self.padding, self.dilation, self.groups, act, residual is None, torch.get_num_threads())
         order = x.is_contiguous(memory_format=torch.channels_last)
-        key = (round(2 * log2(max(places, 1))), len(x) == 1, order, weight.shape, *how)
-        if key not in _small_is_plain:
+        return round(2 * log2(max(places, 1))), len(x) == 1, order, weight.shape, *how
 
-            def call(run: Callable[..., Tensor], weights: Tensor | None) -> Tensor:
-                return run(x, weights, act, None if residual is None else residual.clone())
+    def _plain_is_faster(
+        self, x: Tensor, weight: Tensor, packed: Tensor, act: str | None, residual: Tensor | None
+    ) -> bool:
+        """Whether torch's own convolution is, by a measurement."""
 
-            plain, fast = partial(call, self._plain, weight), partial(call, self._onednn, packed)
-            with _disable_current_modes():  # a counter of operators may be watching
-                same = plain().stride() == fast().stride()
-                found = same and _shortest(plain) < 0.97 * _shortest(fast)
-            return _small_is_plain.setdefault(key, found)  # the same for another thread that measured, too
-        return _small_is_plain[key]
+        def call(run: Callable[..., Tensor], weights: Tensor) -> Tensor:
+            return run(x, weights, act, None if residual is None else residual.clone())
+
+        plain, fast = partial(call, self._plain, weight), partial(call, self._onednn, packed)
+        with _disable_current_modes():  # a counter of operators may be watching
+            same = plain().stride() == fast().stride()
+            return same and _shortest(plain) < 0.97 * _shortest(fast)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_packed': {}}  # opaque to a copy, which packs its own
+        return {**self.__dict__, '_packed': {}, '_plain_at': set()}  # opaque to a copy, which packs its own
 
 
 def same_padding(
@@ -180,17 +193,23 @@ def same_padding(
 class PackedSamePadConv2d(PackedConv2d):
     """As :class:`PackedConv2d`, of a convolution that is padded as TensorFlow's ``SAME`` does."""
 
+    def __init__(self, conv: nn.Conv2d, act: str | None = None) -> None:
+        super().__init__(conv, act)
+        self.padding = (0, 0)  # it pads by itself
+
     def fused(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         if has_torch_function_unary(x):
-            return handle_torch_function(PackedConv2d.fused, (x,), self, x, act, residual)
+            return handle_torch_function(PackedSamePadConv2d.fused, (x,), self, x, act, residual)
         return super().fused(self._padded(x), act, residual)
 
     def _padded(self, x: Tensor) -> Tensor:
         (batch, channels, *size), weight = x.shape, self.weight
         (top, bottom), (left, right) = same_padding(size, weight.shape[2:], self.stride, self.dilation)
+        if not (top or bottom or left or right):
+            return x
         if not self._packs(x, weight):
             return F.pad(x, (left, right, top, bottom))
-        (height, width) = size
+        height, width = size
         out = scratch('padded', (batch, channels, top + height + bottom, left + width + right), x)
         for edge in (out[:, :, :top], out[:, :, top + height :], out[..., :left], out[..., left + width :]):
             edge.zero_()

@@ -163,7 +163,7 @@ class DualGrid:
         self.groups = [
             group for low in (False, True) for group in self._groups(low, high.logical_not() if low else high)
         ]
-        self.high = high
+        self.high = high.clone()
         self._levels: dict[int, Level] = {}
         self._shapes: dict[int, list[tuple[int, int]]] = {}
 

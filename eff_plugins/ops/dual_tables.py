@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
@@ -33,22 +34,24 @@ class Codes:
 
 
 class Tables:
-    """The tables of one decision.
+    """The tables of one decision, on the CPU.
 
     Args:
         grid: The decision.
     """
 
     def __init__(self, grid: DualGrid) -> None:
-        self.grid = grid
+        self.grid: DualGrid = weakref.proxy(
+            grid
+        )  # which keeps these: a cycle would keep both until garbage is collected
         self._high = grid.high.to(torch.uint8).contiguous()
         self._cells = [group.cells.contiguous() for group in grid.groups]
         # of each block: its group, and how many of that come before it
-        self._group, self._rank = torch.empty(2, *grid.high.shape, dtype=torch.int64)
+        self._group, self._rank = torch.empty(2, *grid.high.shape, dtype=torch.int64, device='cpu')
         for number, cells in enumerate(self._cells):
             sample, i, j = cells.unbind(1)
             self._group[sample, i, j] = number
-            self._rank[sample, i, j] = torch.arange(cells.shape[0])
+            self._rank[sample, i, j] = torch.arange(cells.shape[0], device='cpu')
         self._levels: dict[int, tuple[ctypes.Array, Tensor, int]] = {}
         self._codes: dict[tuple[int, Window], list[Codes]] = {}
 
@@ -59,7 +62,8 @@ class Tables:
             sizes = (ctypes.c_int64 * 5)(*grid.cells, grid.side(level, False), *grid.map_size(level))
             areas = grid.areas(level)
             *begins, count = accumulate(map(mul, areas, (group.count for group in grid.groups)), initial=0)
-            starts = torch.tensor(begins)[self._group] + torch.tensor(areas)[self._group] * self._rank
+            first, area = torch.tensor([begins, areas], device='cpu')
+            starts = first[self._group] + area[self._group] * self._rank
             self._levels[level] = sizes, starts, count
         return self._levels[level]
 

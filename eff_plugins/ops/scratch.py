@@ -14,8 +14,10 @@ _local = threading.local()
 def scratch(name: Hashable, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An uninitialised channels-last map (B, C, H, W) that lives until the next call with this name on this thread.
 
-    A buffer that stays is warm in the cache, a fresh one is faulted in.
+    A buffer that stays is warm in the cache, a fresh one is faulted in. Of a subclass of tensors nothing is kept.
     """
+    if type(like) is not Tensor:
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
     batch, channels, height, width = shape
     count = batch * channels * height * width
     key = (name, like.dtype, like.device, torch.is_inference_mode_enabled())

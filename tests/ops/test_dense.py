@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from eff_plugins.models.layers.conv import SamePadConv2d
 from eff_plugins.ops import dense
-from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d
+from eff_plugins.ops.dense import ACTIVATIONS, PackedConv2d, PackedSamePadConv2d
 from eff_plugins.profiling.macs import count_macs
 
 
@@ -44,10 +45,52 @@ def test_a_small_convolution_runs_the_faster_way_and_a_large_one_packed(monkeypa
         # counted once, though timing it took several runs, and not timed again
         assert count_macs(packed, lambda packed=packed: packed(x))[''] == y.numel() * 36
         assert copy.deepcopy(packed)(x).shape == y.shape
-        assert [weight is None for weight in packed._packed.values()] == [wanted]
+        assert (len(packed._plain_at), len(packed._packed)) == (wanted, not wanted)
     large = PackedConv2d(nn.Conv2d(64, 64, 3).requires_grad_(False))
     large(torch.zeros(1, 64, 40, 40))
-    assert None not in large._packed.values()
+    assert large._packed and not large._plain_at
+
+
+@pytest.mark.parametrize('size', [(16, 16), (17, 17), (15, 18), (2, 5), (1, 1)])
+@pytest.mark.parametrize(('kernel', 'dilation', 'groups'), [(3, 1, 1), (5, 1, 8), (3, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_same_padding_is_packed_too(size, kernel, dilation, groups, memory_format):
+    conv = SamePadConv2d(8, 16, kernel, 2, dilation=dilation, groups=groups).requires_grad_(False)
+    packed = PackedSamePadConv2d(conv, 'relu')
+    other = PackedSamePadConv2d(SamePadConv2d(8, 8, 3, 2).requires_grad_(False))  # shares the buffer
+    x = torch.randn(2, 8, *size).contiguous(memory_format=memory_format)
+    before, wanted = x.clone(), conv(x).relu()
+    other(torch.ones(1, 8, 23, 29))
+    for _ in range(2):
+        torch.testing.assert_close(packed(x), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, before) and packed(x[:0]).shape == wanted[:0].shape
+    with torch.device('cpu'):  # a function mode
+        torch.testing.assert_close(packed(x), wanted, rtol=1e-5, atol=1e-5)
+    low = copy.deepcopy(packed).bfloat16()(x.bfloat16())
+    assert low.dtype == torch.bfloat16 and (low.float() - wanted).abs().max() < 0.1
+    packed.weight.requires_grad_(True)
+    packed(x).sum().backward()
+    assert packed.weight.grad is not None
+
+
+def test_same_padding_of_tensor_subclasses():
+    class Labelled(torch.Tensor):
+        pass
+
+    conv = SamePadConv2d(3, 8, 3, 2).requires_grad_(False)
+    x = torch.randn(1, 3, 16, 16)
+    assert PackedSamePadConv2d(conv)(x.as_subclass(Labelled)).shape == conv(x).shape == (1, 8, 8, 8)
+
+
+def test_plain_choices_take_no_room_from_packed_weights(monkeypatch):
+    monkeypatch.setattr(dense, '_small_is_plain', {})
+    monkeypatch.setattr(PackedConv2d, '_plain_is_faster', lambda self, x, *_: x.shape[3] < 30)
+    packed = PackedConv2d(nn.Conv2d(4, 4, 3).requires_grad_(False))
+    packed(torch.zeros(1, 4, 5, 60))
+    (kept,) = packed._packed
+    for side in range(5, 15):
+        packed(torch.zeros(1, 4, 5, side))
+    assert list(packed._packed) == [kept] and len(packed._plain_at) == 10
 
 
 def test_autocast_has_its_type():

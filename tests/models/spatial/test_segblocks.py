@@ -1,7 +1,9 @@
 """SegBlocks and SBNet on small backbones of several families."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from eff_plugins.models.image.resnext import ResNeXt
 from eff_plugins.models.image.shufflenet import ShuffleNetV1, ShuffleNetV2
 from eff_plugins.models.spatial.sbnet import SBNet
 from eff_plugins.models.spatial.segblocks import SegBlocks
-from eff_plugins.ops.dual import halve
+from eff_plugins.ops.dual import DualGrid, halve
 
 STAGES = [
     dict(channels=8, repeats=2, expand=2, stride=2),
@@ -247,6 +249,36 @@ def test_bad_arguments_are_named():
         network('squeeze-excite', SBNet)
 
 
+class Wrapper(dynamic.module.WrapsStatic, nn.Module):
+    """Around a network that is a wrapper itself."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+def test_tables_are_freed_with_their_grid():
+    grid = DualGrid(torch.tensor([[[True, False], [False, True]]]), (96, 128), 64)
+    assert grid.combine(grid.split(torch.randn(1, 3, 96, 128)), 0).shape == (1, 3, 96, 128)
+    seen = weakref.ref(grid)
+    gc.disable()
+    try:
+        del grid
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize('size', [(6, 8), (7, 8), (5, 3), (1, 2)])
+def test_halves_are_means(size):
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    wanted = torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(halve(x), wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(halve(x).square().sum(), x), torch.autograd.grad(wanted.square().sum(), x)
+    )
+
+
 @pytest.mark.parametrize('kind', [SegBlocks, SBNet])
 def test_a_checkpoint_of_the_static_network_is_loaded_too(kind):
     static = nn.ModuleDict(dict(backbone=randomised(InvertedResidualNet('mobilenetv2_050'), seed=3)))
@@ -255,6 +287,14 @@ def test_a_checkpoint_of_the_static_network_is_loaded_too(kind):
     assert not unexpected and missing and all(key.startswith('backbone.policy.') for key in missing)
     loaded = net['backbone'].backbone.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in static['backbone'].state_dict().items())
+    with pytest.raises(RuntimeError, match=r'Missing key.*backbone\.policy'):
+        net.load_state_dict(static.state_dict())
+    twice = nn.ModuleDict(dict(backbone=kind(InvertedResidualNet('mobilenetv2_050'), block_size=64)))
+    outer = Wrapper(twice['backbone'])
+    assert not outer.load_state_dict(
+        static['backbone'].state_dict(), strict=False
+    ).unexpected_keys  # through two wrappers
+    assert torch.equal(outer.backbone.backbone.stem.conv.weight, static['backbone'].stem.conv.weight)
     net['backbone'].backbone.stem.conv.weight.data.zero_()  # its own checkpoints as ever
     net.load_state_dict(copy.deepcopy(net.state_dict()))
     load_state_dict(net, static.state_dict(), strict=False)  # mmengine's
