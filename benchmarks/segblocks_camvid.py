@@ -50,8 +50,6 @@ class Setting:
 
     def apply(self, model: Any) -> None:
         """Switch the model to it."""
-        if self.policy == 'static':
-            return
         dynamic.set_execution(model, 'dense' if self.budget is None else 'sparse')
         dynamic.set_policy(model, self.policy)
         for decide in dynamic.module.decisions(model):
@@ -67,7 +65,6 @@ class Setting:
 
 def segment(model: Any, x: Tensor, labels: Tensor, setting: Setting) -> None:
     """Time the model on one picture and add up what it got right."""
-    setting.apply(model)
     start = time.perf_counter_ns()
     logits = model(x, mode='tensor')
     setting.ms.append((time.perf_counter_ns() - start) / 1e6)
@@ -122,6 +119,7 @@ def measure(checkpoint: str, args: argparse.Namespace) -> tuple[list[Setting], f
             if tuple(x.shape) not in totals:
                 totals[tuple(x.shape)] = dynamic.network_macs(model, lambda x=x: model(x, mode='tensor'), 1)
             for number, setting in enumerate(settings):
+                setting.apply(model)
                 torch.manual_seed(len(setting.ms))
                 segment(model, x, labels, setting)
                 if number:

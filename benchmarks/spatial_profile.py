@@ -154,12 +154,12 @@ def part_rows(
             candidate.call(0)()
         policy = sum(entry.policy_macs for entry in stats.entries)
     macs = {'convolutions': library, 'policy': policy, 'rows': total - library - policy}
-    rows = []
+    rows, network_ms = [], float(np.median([sum(taken.values()) for taken in times]))
     for part in PARTS:
         ms = float(np.median([taken[part] for taken in times]))
         if ms < 0.005:
             continue
-        done = macs.get(part, 0.0) if part != 'rows' or variant.execution == 'sparse' else 0.0
+        done = macs.get(part, 0.0)
         rows.append(
             {
                 'model': config,
@@ -172,7 +172,7 @@ def part_rows(
                 'ms': f'{ms:.2f}',
                 'macs': round(done) if done else None,
                 'macs_per_second': f'{done * args.batch_size / ms / 1e6:.1f}e9' if done else None,
-                'network_ms': f'{np.median([sum(taken.values()) for taken in times]):.2f}',
+                'network_ms': f'{network_ms:.2f}',
                 'network_macs': round(total),
                 'device': device_name('cpu'),
                 'threads': 1,

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
 from eff_plugins.ops.native import kernels, kernels_for
 from eff_plugins.ops.rows import RowConv, run_rows
-from eff_plugins.profiling.latency import device_name
+from eff_plugins.profiling.latency import device_name, shortest
 
 # Where nothing was measured: the native kernel is as fast as the library's whole convolutions, plain torch is not.
 DEFAULTS = {'native': 1.1, 'torch': 0.5}  # above 1: never
@@ -117,15 +116,7 @@ def break_even_of(conv: RowConv, whole: Callable[[Tensor], Tensor], x: Tensor, r
     """
     out = whole(x).contiguous(memory_format=torch.channels_last)
     every = torch.arange(out[:, 0].numel(), dtype=torch.int32)
-    runs = [lambda: whole(x), lambda: run_rows(x, conv, every, out)]
-    times: list[list[float]] = [[] for _ in runs]
-    for i in range(repeats + 1):
-        for taken, run in zip(times, runs, strict=True):
-            start = perf_counter()
-            run()
-            if i:
-                taken.append(perf_counter() - start)
-    dense, rows = map(min, times)  # the shortest: what another process took away is not the layer's
+    dense, rows = shortest([lambda: whole(x), lambda: run_rows(x, conv, every, out)], repeats)
     return dense / rows
 
 

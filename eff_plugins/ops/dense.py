@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import log2
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import register_flop_formula
 
 from eff_plugins.ops.scratch import scratch
+from eff_plugins.profiling.latency import shortest
 
 # activation -> (oneDNN's name, scalars, algorithm)
 _POINTWISE: dict[str | None, tuple[str, list[float], str]] = {
@@ -132,15 +132,16 @@ class PackedConv2d(nn.Conv2d):
         if packed is not None or key in self._plain_at:
             return packed
         kind = self._kind(x, weight, act, residual)
-        if not _small_is_plain.get(kind, False):
+        plain = _small_is_plain.get(kind)
+        if not plain:
             opaque = weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
             packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 opaque, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
             )
-            if kind is not None and kind not in _small_is_plain:
+            if kind is not None and plain is None:
                 faster = self._plain_is_faster(x, weight, packed, act, residual)
-                _small_is_plain.setdefault(kind, faster)  # the same for another thread that measured, too
-        if _small_is_plain.get(kind, False):
+                plain = _small_is_plain.setdefault(kind, faster)  # the same for another thread that measured, too
+        if plain:
             if len(self._plain_at) > _PLAIN_KEPT:
                 self._plain_at.clear()
             self._plain_at.add(key)
@@ -172,8 +173,10 @@ class PackedConv2d(nn.Conv2d):
 
         plain, fast = partial(call, self._plain, weight), partial(call, self._onednn, packed)
         with _disable_current_modes():  # a counter of operators may be watching
-            same = plain().stride() == fast().stride()
-            return same and _shortest(plain) < 0.97 * _shortest(fast)
+            if plain().stride() != fast().stride():
+                return False
+            own, other = shortest([plain, fast], 7)
+        return own < 0.97 * other
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': {}, '_plain_at': set()}  # opaque to a copy, which packs its own
@@ -215,16 +218,6 @@ class PackedSamePadConv2d(PackedConv2d):
             edge.zero_()
         out[:, :, top : top + height, left : left + width].copy_(x)
         return out
-
-
-def _shortest(run: Callable[[], Any], repeats: int = 7) -> float:
-    """Seconds: what another process took away is not the call's."""
-    taken = []
-    for _ in range(repeats):
-        start = perf_counter()
-        run()
-        taken.append(perf_counter() - start)
-    return min(taken)
 
 
 if hasattr(torch.ops.mkldnn, '_convolution_pointwise'):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eff_plugins.ops.dense import same_padding
 from eff_plugins.ops.dual_tables import Tables
 from eff_plugins.ops.native import kernels
 
@@ -43,10 +44,8 @@ class Window:
         """Rows above and columns left of a map of ``size`` that the first outputs read."""
         if self.padding is not None:
             return self.padding
-        total = [
-            max((-(-n // self.stride) - 1) * self.stride + k - n, 0) for n, k in zip(size, self.kernel, strict=True)
-        ]
-        return total[0] // 2, total[1] // 2
+        (top, _), (left, _) = same_padding(size, self.kernel, (self.stride, self.stride), (1, 1))
+        return top, left
 
     def reads(self, height: int, width: int) -> tuple[int, int]:
         """Size of what a block of (height, width) outputs reads."""

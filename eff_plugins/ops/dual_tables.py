@@ -41,9 +41,8 @@ class Tables:
     """
 
     def __init__(self, grid: DualGrid) -> None:
-        self.grid: DualGrid = weakref.proxy(
-            grid
-        )  # which keeps these: a cycle would keep both until garbage is collected
+        # the grid keeps its tables: a cycle would keep both until garbage is collected
+        self.grid: DualGrid = weakref.proxy(grid)
         self._high = grid.high.to(torch.uint8).contiguous()
         self._cells = [group.cells.contiguous() for group in grid.groups]
         # of each block: its group, and how many of that come before it

@@ -121,6 +121,23 @@ def paired_ratio(
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
+def shortest(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Seconds of each function's shortest call: what another process took away is not the function's.
+
+    Args:
+        functions: Called in turn, once a round.
+        repeats: Rounds that count, after one that warms up.
+    """
+    times: list[list[float]] = [[] for _ in functions]
+    for i in range(repeats + 1):
+        for taken, function in zip(times, functions, strict=True):
+            start = time.perf_counter()
+            function()
+            if i:
+                taken.append(time.perf_counter() - start)
+    return [min(taken) for taken in times]
+
+
 def mean_of_medians(batches: Sequence[Latency]) -> float:
     """Mean over batches of each one's median, ms: what a network costs whose time depends on its input.
 

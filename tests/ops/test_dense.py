@@ -39,8 +39,8 @@ def test_a_small_convolution_runs_the_faster_way_and_a_large_one_packed(monkeypa
     x, y = torch.randn(1, 4, 9, 9).contiguous(memory_format=torch.channels_last), torch.zeros(1, 4, 7, 7)
     for seconds, wanted in (((1.0, 2.0), True), ((2.0, 1.0), False)):
         monkeypatch.setattr(dense, '_small_is_plain', {})
-        left = list(seconds)
-        monkeypatch.setattr(dense, '_shortest', lambda _, left=left: left.pop(0))
+        left = [seconds]
+        monkeypatch.setattr(dense, 'shortest', lambda *_, left=left: left.pop(0))
         packed = PackedConv2d(nn.Conv2d(4, 4, 3).requires_grad_(False).to(memory_format=torch.channels_last))
         # counted once, though timing it took several runs, and not timed again
         assert count_macs(packed, lambda packed=packed: packed(x))[''] == y.numel() * 36
