@@ -100,7 +100,8 @@ class RowConv:
     def packed(self, native: Kernels) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, bias and zeros in the layout of the native kernel, made once."""
         if native.name not in self._packed:
-            count, columns = self.weight.shape[0], native.columns
+            count = self.weight.shape[0]
+            columns = native.columns(self.weight[0].numel())
             padding = -count % columns
             bias = F.pad(self.bias.detach().float(), (0, padding)).contiguous()
             if self.groups > 1:

@@ -92,10 +92,9 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self.name = name
-        count = library[f'columns_{name}']
-        count.restype = ctypes.c_int64
-        self.columns = int(count())
         pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self.columns = library[f'columns_{name}']
+        self.columns.argtypes, self.columns.restype = [number], number
         self.convolve = library[f'convolve_{name}']
         self.convolve.argtypes = [pointer, number, *[pointer] * 3, number, *[pointer] * 5]
         self.convolve.restype = None

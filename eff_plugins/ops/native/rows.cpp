@@ -23,6 +23,7 @@ namespace {
 
 constexpr int NR = NV * LANES;           // columns of a register tile
 constexpr int64_t BLOCK_BYTES = 300000;  // input that a block of rows may touch: it stays in the second-level cache
+bool is_deep(int64_t depth) { return LANES == 16 && depth >= 2000; }
 constexpr int64_t LINE = 16;             // floats of a cache line
 
 struct Shape {
@@ -50,10 +51,10 @@ void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t
 }
 
 // M rows times N vectors of columns. All loops over the accumulators are unrolled, else they spill and run at half the speed.
-template <int M, int N>
+template <int W, int M, int N>
 void tile(const float* const* taps, int64_t tap_count, int64_t channels, const float* weight, const float* bias,
           const float* scale, const float* const* residual, float* const* out, int64_t column, int64_t columns,
-          int64_t activation) {
+          int64_t activation, const float* ahead, int64_t step) {
     V sum[M][N];
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
@@ -68,7 +69,11 @@ void tile(const float* const* taps, int64_t tap_count, int64_t channels, const f
             V w[N];
 #pragma GCC unroll 16
             for (int j = 0; j < N; j++) w[j] = load(weight + j * LANES);
-            weight += NR;
+            weight += W * LANES;
+            if (LANES == 16) {
+                __builtin_prefetch(ahead, 0, 2);
+                ahead += step;
+            }
 #pragma GCC unroll 16
             for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
@@ -88,7 +93,7 @@ void tile(const float* const* taps, int64_t tap_count, int64_t channels, const f
         return;
     }
     // The last columns: no whole register may be read or written beyond the row's end.
-    float buffer[NR] = {};
+    float buffer[W * LANES] = {};
     for (int i = 0; i < M; i++) {
         if (residual) std::copy_n(residual[i] + column, columns, buffer);
 #pragma GCC unroll 16
@@ -102,16 +107,17 @@ void tile(const float* const* taps, int64_t tap_count, int64_t channels, const f
     }
 }
 
-using Tile = decltype(&tile<1, 1>);
+using Tile = decltype(&tile<1, 1, 1>);
 
-// The tiles of every height and width up to MR rows and NV vectors: TILES<M>[N - 1].
+// The tiles of every height up to `rows` and width up to `vectors`: tiles<rows, vectors>[M - 1][N - 1].
 template <int M, int... N>
-constexpr std::array<Tile, NV> widths(std::integer_sequence<int, N...>) { return {tile<M, N + 1>...}; }
-template <int... M>
-constexpr std::array<std::array<Tile, NV>, MR> heights(std::integer_sequence<int, M...>) {
-    return {widths<M + 1>(std::make_integer_sequence<int, NV>())...};
+constexpr std::array<Tile, sizeof...(N)> widths(std::integer_sequence<int, N...>) { return {tile<sizeof...(N), M, N + 1>...}; }
+template <int vectors, int... M>
+constexpr std::array<std::array<Tile, vectors>, sizeof...(M)> heights(std::integer_sequence<int, M...>) {
+    return {widths<M + 1>(std::make_integer_sequence<int, vectors>())...};
 }
-constexpr auto TILES = heights(std::make_integer_sequence<int, MR>());
+template <int rows, int vectors>
+constexpr auto TILES = heights<vectors>(std::make_integer_sequence<int, rows>());
 
 // Has the cache fetch `count` floats; where W is 1 they will be written, a hint that not every processor takes.
 template <int W>
@@ -144,20 +150,30 @@ void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t s
         from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
         if (scale) factors[i] = scale[place(begin + i)];
     }
-    for (int64_t n = 0; n < s.filters; n += NR) {
-        const int64_t vectors = std::min<int64_t>(NV, (s.filters - n + LANES - 1) / LANES);
-        for (int64_t i = 0; i < size; i += MR) {
-            const int64_t next = std::min(i + MR, size), end = std::min(next + MR, size);
-            if constexpr (scattered) {
-                for (int64_t j = next; j < end; j++) fetch<1>(to[j] + n, std::min<int64_t>(NR, s.filters - n));
-                if (n == 0)
-                    for (int64_t t = next * tap_count; t < end * tap_count; t++) fetch<0>(taps[t], s.channels);
+    const auto panels = [&](auto rows, auto wide) {
+        constexpr int R = decltype(rows)::value, W = decltype(wide)::value;
+        const int64_t tiles = (size + R - 1) / R, step = std::max<int64_t>(1, W * LANES / tiles);
+        for (int64_t n = 0; n < s.filters; n += W * LANES) {
+            const int64_t left = s.filters - n, vectors = std::min<int64_t>(W, (left + LANES - 1) / LANES);
+            const float* panel = weight + n * depth;
+            const float* ahead = left > W * LANES ? panel + W * LANES * depth : weight;
+            for (int64_t i = 0; i < size; i += R, ahead += step * depth) {
+                const int64_t next = std::min(i + R, size), end = std::min(next + R, size);
+                if constexpr (scattered) {
+                    for (int64_t j = next; j < end; j++) fetch<1>(to[j] + n, std::min<int64_t>(W * LANES, left));
+                    if (n == 0)
+                        for (int64_t t = next * tap_count; t < end * tap_count; t++) fetch<0>(taps[t], s.channels);
+                }
+                TILES<R, W>[next - i - 1][vectors - 1](taps.data() + i * tap_count, tap_count, s.channels, panel, bias + n,
+                                                       scale ? factors.data() + i : nullptr, residual ? from.data() + i : nullptr,
+                                                       to.data() + i, n, left, s.activation, ahead, step);
             }
-            TILES[next - i - 1][vectors - 1](taps.data() + i * tap_count, tap_count, s.channels, weight + n * depth, bias + n,
-                                             scale ? factors.data() + i : nullptr, residual ? from.data() + i : nullptr,
-                                             to.data() + i, n, s.filters - n, s.activation);
         }
-    }
+    };
+    if (is_deep(depth))
+        panels(std::integral_constant<int, 14>(), std::integral_constant<int, 2>());
+    else
+        panels(std::integral_constant<int, MR>(), std::integral_constant<int, NV>());
 }
 
 // `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
@@ -304,7 +320,7 @@ const float* average(const float* x, int64_t channels, const int32_t* quads, int
 extern "C" {
 
 // Columns of a register tile: the unit in which weights are packed.
-int64_t JOIN(columns, ISA)() { return NR; }
+int64_t JOIN(columns, ISA)(int64_t depth) { return is_deep(depth) ? 2 * LANES : NR; }
 
 // x (B, H, W, C) -> rows of out (B, H', W', N), both contiguous. `weight` is packed, `bias` is padded to whole columns,
 // `scale` is null or holds a factor for each position of `out`, for kernels that are not depthwise; `residual` is null or has
