@@ -105,7 +105,7 @@ def tiny_root(tmp_path_factory):
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-@pytest.fixture(params=[None, *native._INSTRUCTION_SETS], ids=str)
+@pytest.fixture(params=[None, *native.levels_of(torch.float32)], ids=str)
 def instruction_set(request, monkeypatch):
     """Plain torch, then every instruction set that this processor has."""
     monkeypatch.setenv('EFF_PLUGINS_NATIVE', request.param or '0')

@@ -21,7 +21,7 @@ from eff_plugins.cache import cache_folder
 from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
-from eff_plugins.ops.native import kernels, kernels_for
+from eff_plugins.ops.native import kernels
 from eff_plugins.ops.rows import RowConv, run_rows
 from eff_plugins.profiling.latency import device_name, shortest
 
@@ -57,7 +57,7 @@ class BreakEven:
             size: (H, W) of its input.
             packed: Whether the whole convolution has prepacked weights.
         """
-        native = kernels_for(conv.weight) is not None
+        native = conv.weight.is_cpu and kernels(dtype=_computed(conv)) is not None
         return self._known.get(key_of(conv, size, packed), DEFAULTS['native' if native else 'torch'])
 
     def knows(self, conv: RowConv, size: tuple[int, int], packed: bool) -> bool:
@@ -76,10 +76,13 @@ def key_of(conv: RowConv, size: tuple[int, int], packed: bool) -> str:
     """What break-even depends on, apart from the device."""
     count, depth, kh, kw = conv.weight.shape
     form = 'packed' if packed else 'eager'
-    computed = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else conv.weight.dtype
-    kind = str(computed).removeprefix('torch.')
+    kind = str(_computed(conv)).removeprefix('torch.')
     spacing = f's{conv.stride[0]}x{conv.stride[1]}-d{conv.dilation[0]}x{conv.dilation[1]}'
     return f'{depth * conv.groups}-{count}-{kh}x{kw}-{spacing}-g{conv.groups}-{size[0]}x{size[1]}-{kind}-{form}'
+
+
+def _computed(conv: RowConv) -> torch.dtype:
+    return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else conv.weight.dtype
 
 
 def _device() -> str:
@@ -138,7 +141,7 @@ def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEve
     if any(parameter.device.type != 'cpu' for parameter in model.parameters()):
         raise ValueError('break-even densities are measured on a CPU; this model is on another device')
     kept = table or break_even()
-    seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...]]] = []
+    seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...], torch.dtype]] = []
     watching = [module for module in model.modules() if hasattr(module, 'watch')]
     steps = [module for module in model.modules() if isinstance(module, Policy) and 'all' in module.KINDS]
     kinds = [step.kind for step in steps]
@@ -155,12 +158,13 @@ def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEve
         for module in watching:
             module.watch = None  # type: ignore[assignment]
     found: dict[str, float] = {}
-    for conv, whole, packed, shape in seen:
+    for conv, whole, packed, shape, dtype in seen:
         size = (shape[2], shape[3])
-        key = key_of(conv, size, packed)
-        if key not in found and not kept.knows(conv, size, packed):
-            sample = torch.randn(shape, dtype=conv.weight.dtype).contiguous(memory_format=torch.channels_last)
-            found[key] = break_even_of(conv, whole, sample)
+        with torch.autocast('cpu', dtype, enabled=dtype != conv.weight.dtype):  # as it was when the layer ran
+            key = key_of(conv, size, packed)
+            if key not in found and not kept.knows(conv, size, packed):
+                sample = torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+                found[key] = break_even_of(conv, whole, sample)
     if found:
         kept.add(found)
     return found

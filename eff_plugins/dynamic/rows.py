@@ -52,7 +52,7 @@ class PreparedBranch:
         self.act = block.act
         self.settled = block.settled()
         self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
-        self._native: NativeBranch | None = None
+        self._native: dict[str, NativeBranch] = {}
         parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
         tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
         self._weights = [t for t in tensors if t is not None and not t.is_inference()]
@@ -64,16 +64,16 @@ class PreparedBranch:
 
     def native(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
         """What runs the whole branch in one call; None where the kernels do not serve these tensors."""
-        native = kernels_for(x, scores)
+        native = kernels_for(x, weights=(scores,))
         if native is None or torch._C._len_torch_dispatch_stack():
             return None
-        if self._native is None:
-            self._native = NativeBranch(native, self.chain, self.shortcut)
-        return self._native
+        if native.name not in self._native:
+            self._native[native.name] = NativeBranch(native, self.chain, self.shortcut)
+        return self._native[native.name]
 
-    def watched(self, layer: int, shape: tuple[int, ...]) -> tuple:
-        """What a measurement needs of a layer whose input has ``shape`` (B, C, H, W)."""
-        return self.chain.convs[layer], self.units[layer].run, self._packed[layer], shape
+    def watched(self, layer: int, x: Tensor) -> tuple:
+        """What a measurement needs of a layer whose input is like ``x`` (B, C, H, W)."""
+        return self.chain.convs[layer], self.units[layer].run, self._packed[layer], tuple(x.shape), x.dtype
 
     def limit(self, layer: int, size: tuple[int, int]) -> float:
         """From which density of its rows on a layer is computed whole, for an input of ``size`` (H, W)."""
@@ -186,7 +186,7 @@ class RowExecutor(nn.Module):
         sizes = ready.chain.sizes((x.shape[2], x.shape[3]))
         for i, (conv, rows) in enumerate(zip(ready.chain.convs[:-1], plan[:-1], strict=True)):
             if self.watch is not None:
-                self.watch(ready.watched(i, tuple(x.shape)))
+                self.watch(ready.watched(i, x))
             places = x.shape[0] * sizes[i + 1][0] * sizes[i + 1][1]
             if ready.computes_whole(i, sizes[i], rows.numel() / places):
                 x = ready.units[i].run(x)

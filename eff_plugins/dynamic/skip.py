@@ -125,7 +125,7 @@ class LayerGate(DynamicModule):
         """Whether rows compute a block with everything on: native kernels know break-even; or somebody measures it."""
         if self.rows is None or torch._C._len_torch_function_stack():  # kernels would bypass a mode
             return False
-        return self.rows.watch is not None or kernels_for(x, scores) is not None
+        return self.rows.watch is not None or kernels_for(x, weights=(scores,)) is not None
 
 
 class Branch(nn.Module):

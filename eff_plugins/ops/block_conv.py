@@ -68,7 +68,7 @@ def conv_blocks(
         act: A key of ``eff_plugins.ops.dense.ACTIVATIONS``.
         residual: (1, N, 1, P') or None.
     """
-    native = kernels_for(pool, weight, bias, residual) if _serves(weight, groups, act) else None
+    native = kernels_for(pool, residual, weights=(weight, bias)) if _serves(weight, groups, act) else None
     stride = 1 if borders is None else borders.window.stride
     if native is not None:
         codes = None if borders is None else borders.codes(native)
@@ -97,7 +97,8 @@ def conv_picture(
     Beyond a block's edge lies the picture itself, in the block's own resolution.
     """
     half, stride = grid.half(x), window.stride
-    native = kernels_for(x, weight, bias) if groups == 1 and act in NATIVE_ACTIVATIONS and dilation == (1, 1) else None
+    served = groups == 1 and act in NATIVE_ACTIVATIONS and dilation == (1, 1)
+    native = kernels_for(x, weights=(weight, bias)) if served else None
     if native is None:
         blocks = (grid.windows(half if group.low else x, group, 0, window, 0.0) for group in grid.groups)
         return ACTIVATIONS[act](join(F.conv2d(block, weight, bias, stride, 0, dilation, groups) for block in blocks))
@@ -160,7 +161,7 @@ def max_pool_blocks(pool: Tensor, kernel: Pair, dilation: Pair, borders: Borders
             code.entries.data_ptr(),
             code.quads.data_ptr(),
             pixels.data_ptr(),
-            out.data_ptr() + 4 * first * channels,
+            out.data_ptr() + out.element_size() * first * channels,
         )
         first += size[0] * size[3] * size[4]
     return pool_of(out)
@@ -262,7 +263,7 @@ def _convolve(
     first: int,
 ) -> None:
     """Write pixels of ``out`` (P', N) from ``first`` on."""
-    native = kernels()
+    native = kernels(dtype=pool.dtype)
     assert native is not None  # whoever calls has asked
     kernel, added, zeros = _pack(native, weight, bias, groups)
     pixels = rows_of(pool).contiguous()
@@ -275,7 +276,7 @@ def _convolve(
     for i in range(len(sizes) // 5):
         means = quads[i].numel() // 4 if quads else 0
         block = (ctypes.c_int64 * 8)(*sizes[5 * i : 5 * i + 5], means, count, channels)
-        shift = 4 * first * filters
+        shift = out.element_size() * first * filters
         native.convolve_blocks(
             ctypes.addressof(shape),
             int(groups > 1),

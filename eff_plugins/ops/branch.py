@@ -51,13 +51,13 @@ class NativeBranch:
         """Add the branch to ``out`` in the patches whose score is above ``threshold``.
 
         Args:
-            x: (B, C, H, W) fp32, channels-last.
-            scores: (B, 1, cells_y, cells_x) fp32.
-            threshold: As far as fp32 can tell.
+            x: (B, C, H, W), channels-last, of the kernels' type.
+            scores: (B, 1, cells_y, cells_x) of that type.
+            threshold: As far as that type can tell.
             patch: (height, width) of a patch in pixels of the output.
             limit: Layer, (H, W) of its input -> density of its rows from which on nothing is done here.
             revision: Another object where ``limit`` has changed.
-            out: (B, C', H', W') fp32, channels-last; with a ``shortcut`` overwritten, else it holds the shortcut.
+            out: (B, C', H', W') of that type, channels-last; with a ``shortcut`` overwritten, else it holds the shortcut.
 
         Returns:
             The number of computed rows: nothing was done where that is 0, or -1 where a layer reached its limit.
@@ -70,6 +70,9 @@ class NativeBranch:
             found = self._sized[key] = self._lay_out(x.shape, scores.shape, patch, limit)
         grid, shapes, limits = found
         cells = scores if scores.is_contiguous() else scores.contiguous()  # has to live as long as the kernel reads it
+        if cells.dtype != torch.float32:
+            threshold = torch.tensor(threshold, dtype=cells.dtype).item()
+            cells = cells.float()
         return self._run(
             cells.data_ptr(),
             threshold,

@@ -46,7 +46,10 @@ _PLAIN_KEPT = 256
 _LARGE = 30e6
 # Kind of layer -> whether torch's own convolution has been found faster here
 _small_is_plain: dict[tuple | None, bool] = {}
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# What oneDNN multiplies here faster than torch does
+_PACKED_TYPES = [torch.float32] if torch.backends.mkldnn.is_available() else []
+if _PACKED_TYPES and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    _PACKED_TYPES.append(torch.bfloat16)
 
 
 class PackedConv2d(nn.Conv2d):
@@ -89,9 +92,12 @@ class PackedConv2d(nn.Conv2d):
         if has_torch_function_unary(x):
             return handle_torch_function(PackedConv2d.fused, (x,), self, x, act, residual)
         weight = self.weight  # each look-up takes a while
-        if not self._packs(x, weight):
+        kind = self._type(x, weight)
+        if kind is None or (residual is not None and residual.dtype is not kind):
             y = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return ACTIVATIONS[act](y if residual is None else y + residual)
+        if x.dtype is not kind:
+            x = x.to(kind)
         packed = self._pack(x, weight, act, residual)
         return self._plain(x, weight, act, residual) if packed is None else self._onednn(x, packed, act, residual)
 
@@ -104,37 +110,42 @@ class PackedConv2d(nn.Conv2d):
     def _onednn(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
         pads, strides, dilations = list(self.padding), list(self.stride), list(self.dilation)
         name, scalars, algorithm = _POINTWISE[act]
+        bias = self.bias if self.bias is None or self.bias.dtype is x.dtype else self.bias.to(x.dtype)  # autocast
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise.default(
-                x, weight, self.bias, pads, strides, dilations, self.groups, name, scalars, algorithm
+                x, weight, bias, pads, strides, dilations, self.groups, name, scalars, algorithm
             )
         unary = 'relu' if act == 'relu' else None  # the only one that is fused after a sum
         y = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, residual, weight, self.bias, pads, strides, dilations, self.groups, 'add', 1.0, unary, [], ''
+            x, residual, weight, bias, pads, strides, dilations, self.groups, 'add', 1.0, unary, [], ''
         )
         return y if unary == act or act is None else ACTIVATIONS[act](y, inplace=True)
 
-    def _packs(self, x: Tensor, weight: Tensor) -> bool:
-        return (
-            _HAS_ONEDNN
+    def _type(self, x: Tensor, weight: Tensor) -> torch.dtype | None:
+        """In which type oneDNN multiplies; None where it does not."""
+        if torch.is_autocast_enabled('cpu'):
+            kind = torch.get_autocast_dtype('cpu')
+        else:
+            kind = x.dtype if x.dtype is weight.dtype else None
+        serves = (
+            kind in _PACKED_TYPES
             and x.is_cpu
-            and x.dtype == weight.dtype == torch.float32
-            and not torch.is_autocast_enabled('cpu')
             and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
             and self.padding.__class__ is tuple
         )
+        return kind if serves else None
 
     def _pack(self, x: Tensor, weight: Tensor, act: str | None, residual: Tensor | None) -> Tensor | None:
         """The weights as oneDNN wants them for this input; None where torch's own convolution is faster."""
         order, threads = x.is_contiguous(memory_format=torch.channels_last), torch.get_num_threads()
-        key = (x.shape, order, threads, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        key = (x.shape, x.dtype, order, threads, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         packed = self._packed.get(key)
         if packed is not None or key in self._plain_at:
             return packed
         kind = self._kind(x, weight, act, residual)
         plain = _small_is_plain.get(kind)
         if not plain:
-            opaque = weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn()
+            opaque = weight.detach().to(x.dtype).contiguous(memory_format=torch.channels_last).to_mkldnn()
             packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 opaque, list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape)
             )
@@ -161,7 +172,7 @@ class PackedConv2d(nn.Conv2d):
             return None
         how = (self.stride, self.padding, self.dilation, self.groups, act, residual is None, torch.get_num_threads())
         order = x.is_contiguous(memory_format=torch.channels_last)
-        return round(2 * log2(max(places, 1))), len(x) == 1, order, weight.shape, *how
+        return round(2 * log2(max(places, 1))), len(x) == 1, order, x.dtype, weight.shape, *how
 
     def _plain_is_faster(
         self, x: Tensor, weight: Tensor, packed: Tensor, act: str | None, residual: Tensor | None
@@ -210,7 +221,7 @@ class PackedSamePadConv2d(PackedConv2d):
         (top, bottom), (left, right) = same_padding(size, weight.shape[2:], self.stride, self.dilation)
         if not (top or bottom or left or right):
             return x
-        if not self._packs(x, weight):
+        if self._type(x, weight) is None:
             return F.pad(x, (left, right, top, bottom))
         height, width = size
         out = scratch('padded', (batch, channels, top + height + bottom, left + width + right), x)

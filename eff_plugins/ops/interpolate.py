@@ -64,7 +64,7 @@ def add_interpolated(
         shapes = ', '.join(str(tuple(x.shape)) for x in (sampled, on, kernel, residual))
         raise ValueError(f'sampled, on, kernel and residual of {shapes} do not fit each other')
     maps = [sampled, residual]
-    native = kernels_for(*maps, on, kernel)
+    native = kernels_for(*maps, weights=(on, kernel))
     if native is None or not all(m.is_contiguous(memory_format=torch.channels_last) for m in maps):
         return _reference(sampled, on, kernel, residual, act)
     out = residual if in_place else torch.empty_like(residual)
@@ -85,11 +85,11 @@ def _reference(sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, ac
 def _execute(
     sampled: Tensor, on: Tensor, kernel: Tensor, residual: Tensor, act: str | None, missing: int, out: Tensor
 ) -> None:
-    native = kernels()
+    native = kernels(dtype=sampled.dtype)
     assert native is not None
     batch, channels, height, width = sampled.shape
     sizes = (ctypes.c_int64 * 6)(batch, height, width, channels, kernel.shape[-1], list(ACTIVATIONS).index(act))
-    mask, weights = on.contiguous(), kernel.contiguous()
+    mask, weights = on.float().contiguous(), kernel.float().contiguous()
     native.interpolate(
         sampled.data_ptr(),
         mask.data_ptr(),

@@ -100,17 +100,18 @@ class RowConv:
     def packed(self, native: Kernels) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, bias and zeros in the layout of the native kernel, made once."""
         if native.name not in self._packed:
-            count = self.weight.shape[0]
-            columns = native.columns(self.weight[0].numel())
-            padding = -count % columns
+            given = self.weight.detach()
+            columns, (step, together) = native.columns(given[0].numel()), native.depth_step
+            padding = -len(given) % columns
             bias = F.pad(self.bias.detach().float(), (0, padding)).contiguous()
             if self.groups > 1:
-                weight = self.weight.detach().float()[:, 0].flatten(1).t().contiguous()
+                weight = given.float()[:, 0].flatten(1).t().contiguous()
             else:
-                flat = self.weight.detach().float().permute(0, 2, 3, 1).flatten(1)  # (N, taps * C)
-                flat = F.pad(flat, (0, 0, 0, padding))
-                weight = flat.view(-1, columns, flat.shape[1]).transpose(1, 2).contiguous()
-            self._packed[native.name] = (weight, bias, bias.new_zeros(self.channels))
+                flat = given.to(native.dtype).permute(0, 2, 3, 1).flatten(1)  # (N, taps * C)
+                flat = F.pad(flat, (0, -flat.shape[1] % step, 0, padding))
+                panels = flat.view(-1, columns, flat.shape[1] // together, together)
+                weight = panels.transpose(1, 2).contiguous()
+            self._packed[native.name] = (weight, bias, torch.zeros(self.channels, dtype=native.dtype))
         return self._packed[native.name]
 
 
@@ -201,11 +202,15 @@ def run_rows(
 
 
 def _native(x: Tensor, conv: RowConv, out: Tensor, residual: Tensor | None, scale: Tensor | None) -> Kernels | None:
-    """The native kernel where it serves: fp32 on a CPU, all maps channels-last; it scales no depthwise convolution."""
+    """The native kernel where it serves: a CPU, all maps channels-last; it scales no depthwise convolution."""
     if scale is not None and conv.groups > 1:
         return None
     maps = [x, out] if residual is None else [x, out, residual]
-    return kernels_for(*maps, scale) if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps) else None
+    return (
+        kernels_for(*maps, weights=(scale,))
+        if all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+        else None
+    )
 
 
 def taps(conv: RowConv, rows: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -271,10 +276,12 @@ def _execute(
 ) -> None:
     """In place: the native kernel where the weights are packed for it, else plain torch."""
     conv = RowConv(weight, bias, pair(stride), pair(padding), pair(dilation), groups, act)
-    native = kernels() if packed else None
+    native = kernels(dtype=x.dtype) if packed else None
     if native is not None:
         _call_native(native, x, conv, packed, rows, out, residual, scale)
         return
+    if weight.dtype != x.dtype:  # autocast, which does not reach beneath a counter of operators
+        conv = replace(conv, weight=weight.to(x.dtype), bias=bias.to(x.dtype))
     high, wide = out.shape[2:]
     column, line = rows.long() % wide, rows.long() // wide
     # autocast multiplies in another type, and a layer computed whole leaves it so
@@ -292,7 +299,7 @@ def _call_native(
     scale: Tensor | None,
 ) -> None:
     positions = rows.to(torch.int32).contiguous()
-    factors = None if scale is None else scale.contiguous()  # has to live as long as the kernel reads it
+    factors = None if scale is None else scale.float().contiguous()  # has to live as long as the kernel reads it
     weight, bias, zeros = packed
     native.convolve(
         ctypes.addressof(conv.shape(*x.shape[2:])),

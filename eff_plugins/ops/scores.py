@@ -29,12 +29,12 @@ def patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int) -> Tensor:
             x = F.avg_pool2d(x, patch, ceil_mode=True, count_include_pad=False)
         return F.conv2d(x, weight.view(1, -1, 1, 1), bias)
     batch, _, height, width = x.shape
-    out = x.new_empty(batch, 1, -(-height // patch), -(-width // patch))
+    out = x.new_empty(batch, 1, -(-height // patch), -(-width // patch), dtype=torch.float32)
     if torch._C._len_torch_dispatch_stack():  # somebody counts
         torch.ops.eff_plugins.patch_scores(x, weight, bias, patch, out)
     else:
         _patch_scores(x, weight, bias, patch, out)
-    return out
+    return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
 def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, stride: int) -> Tensor:
@@ -52,33 +52,35 @@ def conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, 
         if pooled is None:
             return F.conv2d(x, weight, bias, stride, kernel // 2)
         return F.conv2d(x, weight, None, stride, kernel // 2) + F.linear(x.mean((2, 3)), pooled, bias)[:, :, None, None]
-    out = x.new_empty(x.shape[0], 1, *((n - 1) // stride + 1 for n in x.shape[2:]))
+    size = ((n - 1) // stride + 1 for n in x.shape[2:])
+    out = x.new_empty(x.shape[0], 1, *size, dtype=torch.float32)
     if torch._C._len_torch_dispatch_stack():
         torch.ops.eff_plugins.conv_scores(x, weight, pooled, bias, stride, out)
     else:
         _conv_scores(x, weight, pooled, bias, stride, out)
-    return out
+    return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
 def _native(x: Tensor, *weights: Tensor | None) -> Kernels | None:
-    return kernels_for(x, *weights) if x.is_contiguous(memory_format=torch.channels_last) else None
+    return kernels_for(x, weights=weights) if x.is_contiguous(memory_format=torch.channels_last) else None
 
 
 def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
     batch, channels, height, width = x.shape
-    native = kernels()
+    native = kernels(dtype=x.dtype)
     assert native is not None
-    flat = weight.contiguous()
+    flat, added = weight.float().contiguous(), bias.float()
     native.patch_scores(
-        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), bias.data_ptr(), out.data_ptr()
+        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), added.data_ptr(), out.data_ptr()
     )
 
 
 def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, stride: int, out: Tensor) -> None:
     batch, channels, height, width = x.shape
-    native = kernels()
+    native = kernels(dtype=x.dtype)
     assert native is not None
-    taps, means = weight.permute(0, 2, 3, 1).contiguous(), None if pooled is None else pooled.contiguous()
+    taps, added = weight.float().permute(0, 2, 3, 1).contiguous(), bias.float()
+    means = None if pooled is None else pooled.float().contiguous()
     native.conv_scores(
         x.data_ptr(),
         batch,
@@ -89,7 +91,7 @@ def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor,
         stride,
         taps.data_ptr(),
         None if means is None else means.data_ptr(),
-        bias.data_ptr(),
+        added.data_ptr(),
         out.data_ptr(),
     )
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from eff_plugins.ops.branch import NativeBranch
-from eff_plugins.ops.native import _INSTRUCTION_SETS, kernels
+from eff_plugins.ops.native import kernels, levels_of
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows
 from eff_plugins.ops.rows import RowConv, conv2d_rows
 
-pytestmark = pytest.mark.parametrize('instruction_set', _INSTRUCTION_SETS, indirect=True)
+pytestmark = pytest.mark.parametrize('instruction_set', levels_of(torch.float32), indirect=True)
 
 
 def _conv(inputs, filters, kernel=1, stride=1, groups=1, act='relu'):

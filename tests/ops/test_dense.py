@@ -31,7 +31,7 @@ def test_equals_the_plain_convolution(groups, stride, kernel, act, small_is_plai
     macs = count_macs(conv, lambda: conv(x))['']
     assert count_macs(packed, lambda: packed(x))[''] == macs
     assert count_macs(packed, lambda: packed.fused(x, act, residual.clone()))[''] == macs
-    low = copy.deepcopy(packed).bfloat16()(x.bfloat16())  # not packed, still right
+    low = copy.deepcopy(packed).bfloat16()(x.bfloat16())
     assert (low.float() - packed(x)).abs().max() < 0.1
 
 
@@ -97,7 +97,8 @@ def test_autocast_has_its_type():
     conv = nn.Conv2d(4, 4, 3).requires_grad_(False)
     packed, x = PackedConv2d(conv, 'relu'), torch.randn(1, 4, 9, 9)
     with torch.autocast('cpu', torch.bfloat16):
-        assert torch.equal(packed(x), conv(x).relu()) and packed(x).dtype == torch.bfloat16
+        assert packed(x).dtype == conv(x).dtype == torch.bfloat16
+        torch.testing.assert_close(packed(x), conv(x).relu(), rtol=1e-2, atol=1e-2)
 
 
 def test_threads_with_more_sizes_than_are_kept():

@@ -147,12 +147,17 @@ def test_bad_convolutions_are_named():
         RowConv(torch.zeros(4, 2, 3, 3), torch.zeros(3))
 
 
+def _forget():
+    native.kernels.cache_clear()
+    native._library.cache_clear()
+
+
 def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv('EFF_PLUGINS_NATIVE', raising=False)
-    native.kernels.cache_clear()
+    _forget()
     monkeypatch.setattr(native, 'compiler', lambda: None)
     assert native.kernels() is None and 'no C++ compiler' in capsys.readouterr().err
-    native.kernels.cache_clear()
+    _forget()
     broken = tmp_path / 'c++'
     broken.write_text('#!/bin/sh\necho "x.cpp: error: nothing works" >&2; exit 1\n')
     broken.chmod(0o755)
@@ -160,7 +165,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv('EFF_PLUGINS_CACHE', str(tmp_path))
     assert native.kernels() is None and 'nothing works' in capsys.readouterr().err
     assert not list((tmp_path / 'native').iterdir())
-    native.kernels.cache_clear()
+    _forget()
 
 
 def test_a_compiler_without_openmp_makes_a_library_for_one_thread(monkeypatch, tmp_path):
@@ -180,7 +185,7 @@ def test_a_compiler_without_openmp_makes_a_library_for_one_thread(monkeypatch, t
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):
     if native.compiler() is None:
         pytest.skip('no C++ compiler')
-    native.kernels.cache_clear()
+    _forget()
     with pytest.raises(ValueError, match="'mmx' is not one of portable"):
         native.kernels('mmx')
-    native.kernels.cache_clear()
+    _forget()

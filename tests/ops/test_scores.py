@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from eff_plugins.ops.native import _INSTRUCTION_SETS
+from eff_plugins.ops.native import levels_of
 from eff_plugins.ops.scores import conv_scores, patch_scores
 from eff_plugins.profiling.latency import threads
 from eff_plugins.profiling.macs import count_macs
@@ -18,7 +18,7 @@ def maps(batch, channels, height, width):
     return torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
 
 
-every_instruction_set = pytest.mark.parametrize('instruction_set', _INSTRUCTION_SETS, indirect=True)
+every_instruction_set = pytest.mark.parametrize('instruction_set', levels_of(torch.float32), indirect=True)
 
 
 @every_instruction_set

@@ -127,7 +127,7 @@ class CollaborativeGate(DynamicModule):
             whole = _whole(ready, i, y, rows.numel(), values.numel())
             decided.append(_Decided(i, scores, values, threshold, whole))
             if self.rows.watch is not None:
-                self.rows.watch(ready.watched(i, tuple(y.shape)))
+                self.rows.watch(ready.watched(i, y))
             if whole:
                 y = unit.run(y)
                 if factor is not None:

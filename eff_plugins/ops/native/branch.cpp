@@ -1,7 +1,7 @@
 // A branch of convolutions at the patches whose score is high enough, in one call: where a block takes a few milliseconds,
 // what its layers would spend on entering and leaving Python is a part of that.
 //
-// Compiled once for each instruction set, like rows.cpp.
+// Compiled once for each instruction set and type of the maps, like rows.cpp; scores are fp32.
 
 #include <cstdint>
 #include <memory>
@@ -13,15 +13,17 @@ extern "C" {
 void plan_rows(const uint8_t* chosen, int64_t batch, int64_t cells_y, int64_t cells_x, int64_t patch_y, int64_t patch_x,
                const int64_t* shapes, int64_t layers, int32_t* rows, int64_t* counts);
 int64_t other_rows(const int32_t* rows, int64_t count, int64_t total, int32_t* others);
-void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
-                         int64_t count, const float* weight, const float* bias, const float* scale, const float* residual,
-                         float* out);
+void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const Number* x, const Number* zeros, const int32_t* rows,
+                         int64_t count, const void* weight, const float* bias, const float* scale, const Number* residual,
+                         Number* out);
 }
 
 namespace {
 
 struct Layer {  // as branch.py lays it out
-    const float *weight, *bias, *zeros;
+    const void* weight;
+    const float* bias;
+    const Number* zeros;
     int64_t is_depthwise;
 };
 
@@ -46,8 +48,8 @@ class Buffer {
     int64_t size_ = 0;
 };
 
-void run(const int64_t* shape, const Layer& layer, const float* x, const int32_t* rows, int64_t count, const float* residual,
-         float* out) {
+void run(const int64_t* shape, const Layer& layer, const Number* x, const int32_t* rows, int64_t count, const Number* residual,
+         Number* out) {
     JOIN(convolve, ISA)
     (shape, layer.is_depthwise, x, layer.zeros, rows, count, layer.weight, layer.bias, nullptr, residual, out);
 }
@@ -61,15 +63,15 @@ extern "C" {
 // activation, which `out` gets at the computed rows before the branch is added, and with it, which it gets elsewhere.
 // Returns the number of rows; nothing has been done where that is 0, or -1: a layer has as many rows as its `limit`.
 int64_t JOIN(run_branch, ISA)(const float* scores, float threshold, const int64_t* grid, const int64_t* shapes,
-                              const int64_t* layers, const int64_t* limits, int64_t count, int64_t shortcut, const float* x,
-                              float* out) {
+                              const int64_t* layers, const int64_t* limits, int64_t count, int64_t shortcut, const Number* x,
+                              Number* out) {
     const Grid& g = *reinterpret_cast<const Grid*>(grid);
     const Layer* layer = reinterpret_cast<const Layer*>(layers);
     const auto shape = [&](int64_t i) { return shapes + 15 * i; };
     const auto places = [&](int64_t i) { return g.batch * shape(i)[3] * shape(i)[4]; };
     thread_local Buffer<uint8_t> cells;
     thread_local Buffer<int32_t> lists;
-    thread_local Buffer<float> maps[2];
+    thread_local Buffer<Number> maps[2];
 
     const int64_t total = g.batch * g.cells_y * g.cells_x, last = count - 1;
     uint8_t* chosen = cells.get(total);
@@ -97,7 +99,7 @@ int64_t JOIN(run_branch, ISA)(const float* scores, float threshold, const int64_
         run(shape(count + 1), layer[count + 1], x, others, left, nullptr, out);
     }
     for (int64_t i = 0; i < last; i++) {
-        float* map = maps[i % 2].get(places(i) * shape(i)[5]);
+        Number* map = maps[i % 2].get(places(i) * shape(i)[5]);
         run(shape(i), layer[i], x, rows[i], counts[i], nullptr, map);
         x = map;
     }

@@ -1,5 +1,5 @@
 // A map that was computed at some positions only: the others get the mean of those around, weighted by their distance; then
-// residual and activation. Channels-last fp32; compiled once for each instruction set, like rows.cpp.
+// residual and activation. Channels-last; compiled once for each instruction set and type of the maps, like rows.cpp.
 
 #include <algorithm>
 #include <cstdint>
@@ -11,13 +11,13 @@
 namespace {
 
 struct Tap {
-    const float* from;
+    const Number* from;
     float weight;
 };
 
 // out[c] = act(residual[c] + sum of weight * from[c]) for N vectors of channels
 template <int N>
-inline void combine(const Tap* taps, int64_t count, const float* residual, float* out, int64_t c, int64_t activation) {
+inline void combine(const Tap* taps, int64_t count, const Number* residual, Number* out, int64_t c, int64_t activation) {
     V sum[N];
 #pragma GCC unroll 8
     for (int j = 0; j < N; j++) sum[j] = load(residual + c + j * LANES);
@@ -29,7 +29,7 @@ inline void combine(const Tap* taps, int64_t count, const float* residual, float
 }
 
 // The samples that position (y, z) of a picture is made of, their weights adding up to 1; returns how many.
-int64_t find(const float* on, const float* sampled, const float* kernel, const int64_t* sizes, int64_t y, int64_t z, Tap* taps) {
+int64_t find(const float* on, const Number* sampled, const float* kernel, const int64_t* sizes, int64_t y, int64_t z, Tap* taps) {
     const int64_t height = sizes[1], width = sizes[2], channels = sizes[3], window = sizes[4], half = window / 2;
     if (on[y * width + z] > 0) {
         taps[0] = {sampled + (y * width + z) * channels, 1.0f};
@@ -52,10 +52,10 @@ int64_t find(const float* on, const float* sampled, const float* kernel, const i
 
 extern "C" {
 
-// sampled, residual and out are (B, H, W, C), on is (B, H, W), `sizes` holds B, H, W, C, the odd side of the window that
+// sampled, residual and out are (B, H, W, C), on is (B, H, W) in fp32, `sizes` holds B, H, W, C, the odd side of the window that
 // `kernel` has the weights of, and the activation.
-void JOIN(interpolate, ISA)(const float* sampled, const float* on, const float* kernel, const int64_t* sizes,
-                            const float* residual, float* out) {
+void JOIN(interpolate, ISA)(const Number* sampled, const float* on, const float* kernel, const int64_t* sizes,
+                            const Number* residual, Number* out) {
     const int64_t height = sizes[1], width = sizes[2], channels = sizes[3], lines = sizes[0] * height;
 #pragma omp parallel for schedule(static) if (threads() > 1)
     for (int64_t line = 0; line < lines; line++) {
@@ -63,8 +63,8 @@ void JOIN(interpolate, ISA)(const float* sampled, const float* on, const float* 
         const int64_t picture = line / height, first = picture * height * width;
         for (int64_t z = 0; z < width; z++) {
             const int64_t count = find(on + first, sampled + first * channels, kernel, sizes, line - picture * height, z, taps.data());
-            const float* under = residual + (line * width + z) * channels;
-            float* to = out + (line * width + z) * channels;
+            const Number* under = residual + (line * width + z) * channels;
+            Number* to = out + (line * width + z) * channels;
             int64_t c = 0;
             for (; c + 4 * LANES <= channels; c += 4 * LANES) combine<4>(taps.data(), count, under, to, c, sizes[5]);
             for (; c + LANES <= channels; c += LANES) combine<1>(taps.data(), count, under, to, c, sizes[5]);

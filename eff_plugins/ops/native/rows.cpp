@@ -1,46 +1,36 @@
-// Convolutions at listed output positions, channels-last fp32.
+// Convolutions at listed output positions, channels-last.
 //
 // An output row is one position of the output map with all its channels. A convolution at a list of rows is an indirect
 // matrix product, as in XNNPACK (Dukhan, "The Indirect Convolution Algorithm", 2019): a row of the left matrix is a list of
-// pointers, one a tap, straight into the input map, so nothing is gathered, unfolded or padded; taps outside the map
-// point to zeros. Weights are packed once as [N / NR][taps * C][NR]. Bias, scale, residual and activation happen while the
-// accumulators are still in registers.
+// pointers, one a tap, straight into the input map; taps outside the map point to zeros. Weights are packed once. Bias, scale,
+// residual and activation are applied to sums that have not been rounded.
 //
-// This file is compiled once for each instruction set (__init__.py): ISA names the exported symbols, LANES is the number of
-// floats in a vector register, MR and NV are the rows and the vectors a row of a register tile. Vectors are GCC/Clang vector
-// extensions, not intrinsics.
+// This file is compiled once for each instruction set and type of numbers (__init__.py): ISA names the exported symbols, LANES
+// is the number of floats in a vector register, MR and NV are the rows and the vectors a row of a register tile. Vectors are
+// GCC/Clang vector extensions, not intrinsics.
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
+#ifdef BF16
+#include "dense_bf16.h"
+#else
+#include "dense_float.h"
+#endif
 #include "threads.h"
-#include "vectors.h"
 
 namespace {
 
-constexpr int NR = NV * LANES;           // columns of a register tile
-constexpr int64_t BLOCK_BYTES = 300000;  // input that a block of rows may touch: it stays in the second-level cache
-bool is_deep(int64_t depth) { return LANES == 16 && depth >= 2000; }
-constexpr int64_t LINE = 16;             // floats of a cache line
-
-struct Shape {
-    int64_t height, width, channels;          // input map
-    int64_t out_height, out_width, filters;   // output map
-    int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-    int64_t activation;
-};
-
 // Pointers to the taps of each row of a block; `zeros` stands for what lies outside the map.
-void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t* rows, int64_t count, const float** taps) {
+void find_taps(const Shape& s, const Number* x, const Number* zeros, const int32_t* rows, int64_t count,
+               const Number** taps) {
     const uint32_t out_width = s.out_width, out_height = s.out_height;  // divisions of 32 bits take half of the time
     for (int64_t i = 0; i < count; i++) {
         const uint32_t line = uint32_t(rows[i]) / out_width, column = uint32_t(rows[i]) - line * out_width;
         const uint32_t picture = line / out_height, row = line - picture * out_height;
         const int64_t top = row * s.stride_h - s.pad_h, left = column * s.stride_w - s.pad_w;
-        const float* base = x + picture * s.height * s.width * s.channels;
+        const Number* base = x + picture * s.height * s.width * s.channels;
         for (int64_t ky = 0; ky < s.kernel_h; ky++)
             for (int64_t kx = 0; kx < s.kernel_w; kx++) {
                 const int64_t y = top + ky * s.dilation_h, z = left + kx * s.dilation_w;
@@ -50,97 +40,20 @@ void find_taps(const Shape& s, const float* x, const float* zeros, const int32_t
     }
 }
 
-// M rows times N vectors of columns. All loops over the accumulators are unrolled, else they spill and run at half the speed.
-template <int W, int M, int N>
-void tile(const float* const* taps, int64_t tap_count, int64_t channels, const float* weight, const float* bias,
-          const float* scale, const float* const* residual, float* const* out, int64_t column, int64_t columns,
-          int64_t activation, const float* ahead, int64_t step) {
-    V sum[M][N];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; i++)
-#pragma GCC unroll 16
-        for (int j = 0; j < N; j++) sum[i][j] = load(bias + j * LANES);
-    for (int64_t t = 0; t < tap_count; t++) {
-        const float* row[M];
-#pragma GCC unroll 16
-        for (int i = 0; i < M; i++) row[i] = taps[i * tap_count + t];
-#pragma GCC unroll 4
-        for (int64_t k = 0; k < channels; k++) {
-            V w[N];
-#pragma GCC unroll 16
-            for (int j = 0; j < N; j++) w[j] = load(weight + j * LANES);
-            weight += W * LANES;
-            if (LANES == 16) {
-                __builtin_prefetch(ahead, 0, 2);
-                ahead += step;
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < M; i++)
-#pragma GCC unroll 16
-                for (int j = 0; j < N; j++) sum[i][j] += row[i][k] * w[j];
-        }
-    }
-    if (columns >= N * LANES) {
-#pragma GCC unroll 16
-        for (int i = 0; i < M; i++)
-#pragma GCC unroll 16
-            for (int j = 0; j < N; j++) {
-                V v = sum[i][j];
-                if (scale) v *= scale[i];
-                if (residual) v += load(residual[i] + column + j * LANES);
-                store(out[i] + column + j * LANES, activate(v, activation));
-            }
-        return;
-    }
-    // The last columns: no whole register may be read or written beyond the row's end.
-    float buffer[W * LANES] = {};
-    for (int i = 0; i < M; i++) {
-        if (residual) std::copy_n(residual[i] + column, columns, buffer);
-#pragma GCC unroll 16
-        for (int j = 0; j < N; j++) {
-            V v = sum[i][j];
-            if (scale) v *= scale[i];
-            if (residual) v += load(buffer + j * LANES);
-            store(buffer + j * LANES, activate(v, activation));
-        }
-        std::copy_n(buffer, columns, out[i] + column);
-    }
-}
-
-using Tile = decltype(&tile<1, 1, 1>);
-
-// The tiles of every height up to `rows` and width up to `vectors`: tiles<rows, vectors>[M - 1][N - 1].
-template <int M, int... N>
-constexpr std::array<Tile, sizeof...(N)> widths(std::integer_sequence<int, N...>) { return {tile<sizeof...(N), M, N + 1>...}; }
-template <int vectors, int... M>
-constexpr std::array<std::array<Tile, vectors>, sizeof...(M)> heights(std::integer_sequence<int, M...>) {
-    return {widths<M + 1>(std::make_integer_sequence<int, vectors>())...};
-}
-template <int rows, int vectors>
-constexpr auto TILES = heights<vectors>(std::make_integer_sequence<int, rows>());
-
-// Has the cache fetch `count` floats; where W is 1 they will be written, a hint that not every processor takes.
-template <int W>
-inline void fetch(const float* p, int64_t count) {
-    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(p + i, W);
-}
-
 // Rows of a block of work: at most `most`, and few enough that every thread gets some.
 inline int64_t block_for(int64_t count, int64_t most) {
     const int64_t share = (count + threads() - 1) / threads();
-    return std::min(most, std::max<int64_t>(4 * MR, (share + MR - 1) / MR * MR));
+    return std::min(most, std::max<int64_t>(4 * UNIT, (share + UNIT - 1) / UNIT * UNIT));
 }
 
-// Rows `begin` to `begin + size` of a dense kernel. Scattered ones lie at distances that the processor does not foresee: the next
-// tile's are asked for in time, which saves a fifth of the time where maps exceed the second-level cache.
+// Rows `begin` to `begin + size` of a dense kernel.
 template <bool scattered, class Find, class Place>
-void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const float* weight, const float* bias,
-                const float* scale, const float* residual, float* out) {
-    const int64_t tap_count = s.kernel_h * s.kernel_w, depth = tap_count * s.channels;
-    thread_local std::vector<const float*> taps, from;
-    thread_local std::vector<float*> to;
+void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const Number* weight, const float* bias,
+                const float* scale, const Number* residual, Number* out) {
+    thread_local std::vector<const Number*> taps, from;
+    thread_local std::vector<Number*> to;
     thread_local std::vector<float> factors;
-    taps.resize(size * tap_count);
+    taps.resize(size * s.taps());
     from.resize(size);
     to.resize(size);
     if (scale) factors.resize(size);
@@ -150,39 +63,15 @@ void full_block(const Shape& s, Find find, Place place, int64_t begin, int64_t s
         from[i] = residual ? residual + place(begin + i) * s.filters : nullptr;
         if (scale) factors[i] = scale[place(begin + i)];
     }
-    const auto panels = [&](auto rows, auto wide) {
-        constexpr int R = decltype(rows)::value, W = decltype(wide)::value;
-        const int64_t tiles = (size + R - 1) / R, step = std::max<int64_t>(1, W * LANES / tiles);
-        for (int64_t n = 0; n < s.filters; n += W * LANES) {
-            const int64_t left = s.filters - n, vectors = std::min<int64_t>(W, (left + LANES - 1) / LANES);
-            const float* panel = weight + n * depth;
-            const float* ahead = left > W * LANES ? panel + W * LANES * depth : weight;
-            for (int64_t i = 0; i < size; i += R, ahead += step * depth) {
-                const int64_t next = std::min(i + R, size), end = std::min(next + R, size);
-                if constexpr (scattered) {
-                    for (int64_t j = next; j < end; j++) fetch<1>(to[j] + n, std::min<int64_t>(W * LANES, left));
-                    if (n == 0)
-                        for (int64_t t = next * tap_count; t < end * tap_count; t++) fetch<0>(taps[t], s.channels);
-                }
-                TILES<R, W>[next - i - 1][vectors - 1](taps.data() + i * tap_count, tap_count, s.channels, panel, bias + n,
-                                                       scale ? factors.data() + i : nullptr, residual ? from.data() + i : nullptr,
-                                                       to.data() + i, n, left, s.activation, ahead, step);
-            }
-        }
-    };
-    if (is_deep(depth))
-        panels(std::integral_constant<int, 14>(), std::integral_constant<int, 2>());
-    else
-        panels(std::integral_constant<int, MR>(), std::integral_constant<int, NV>());
+    const Rows rows = {size, taps.data(), scale ? factors.data() : nullptr, residual ? from.data() : nullptr, to.data()};
+    multiply_rows<scattered>(s, rows, weight, bias);
 }
 
 // `find(begin, size, taps)` gives the taps of some rows, `place(i)` the position of row i in the output.
 template <bool scattered, class Find, class Place>
-void full(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias, const float* scale,
-          const float* residual, float* out) {
-    // Neighbouring rows share most of their taps, so a row of a k x k kernel adds about two positions of input.
-    const int64_t bytes_a_row = 4 * s.channels * (s.kernel_h * s.kernel_w > 1 ? 2 : 1);
-    const int64_t block = block_for(count, std::max<int64_t>(4, BLOCK_BYTES / bytes_a_row / MR) * MR);
+void full(const Shape& s, Find find, Place place, int64_t count, const Number* weight, const float* bias, const float* scale,
+          const Number* residual, Number* out) {
+    const int64_t block = block_for(count, block_rows(s));
 #pragma omp parallel for schedule(dynamic) if (count > block && threads() > 1)
     for (int64_t begin = 0; begin < count; begin += block)
         full_block<scattered>(s, find, place, begin, std::min(block, count - begin), weight, bias, scale, residual, out);
@@ -191,8 +80,8 @@ void full(const Shape& s, Find find, Place place, int64_t count, const float* we
 // N vectors of channels of some rows, one filter a channel: weights are [taps][C]. T is the number of taps, so that the weights
 // stay in registers, or 0: any.
 template <int T, int N>
-void filter(const float* const* taps, int64_t tap_count, int64_t size, int64_t channels, const float* weight, const float* bias,
-            const float* const* residual, float* const* out, int64_t channel, int64_t activation) {
+void filter(const Number* const* taps, int64_t tap_count, int64_t size, int64_t channels, const float* weight,
+            const float* bias, const Number* const* residual, Number* const* out, int64_t channel, int64_t activation) {
     constexpr int KEPT = T ? T : 1;
     const int64_t count = T ? T : tap_count;
     V kept[KEPT][N];
@@ -228,12 +117,12 @@ void filter(const float* const* taps, int64_t tap_count, int64_t size, int64_t c
 constexpr int64_t DEPTHWISE_BLOCK = 32;
 template <class Find, class Place>
 void depthwise_block(const Shape& s, Find find, Place place, int64_t begin, int64_t size, const float* weight, const float* bias,
-                     const float* residual, float* out) {
+                     const Number* residual, Number* out) {
     const int64_t tap_count = s.kernel_h * s.kernel_w, channels = s.channels;
-    thread_local std::vector<const float*> taps;
+    thread_local std::vector<const Number*> taps;
     taps.resize(tap_count * size);
-    const float* from[DEPTHWISE_BLOCK];
-    float* to[DEPTHWISE_BLOCK];
+    const Number* from[DEPTHWISE_BLOCK];
+    Number* to[DEPTHWISE_BLOCK];
     const auto wide = tap_count == 9 ? filter<9, 2> : tap_count == 25 ? filter<25, 1> : filter<0, 2>;
     const auto narrow = tap_count == 9 ? filter<9, 1> : tap_count == 25 ? filter<25, 1> : filter<0, 1>;
     const int64_t step = (tap_count == 25 ? 1 : 2) * LANES;
@@ -242,7 +131,7 @@ void depthwise_block(const Shape& s, Find find, Place place, int64_t begin, int6
         to[i] = out + place(begin + i) * channels;
         from[i] = residual ? residual + place(begin + i) * channels : nullptr;
     }
-    const float* const* added = residual ? from : nullptr;
+    const Number* const* added = residual ? from : nullptr;
     int64_t c = 0;
     for (; c + step <= channels; c += step)
         wide(taps.data(), tap_count, size, channels, weight, bias, added, to, c, s.activation);
@@ -264,7 +153,7 @@ void depthwise_block(const Shape& s, Find find, Place place, int64_t begin, int6
 
 template <class Find, class Place>
 void depthwise(const Shape& s, Find find, Place place, int64_t count, const float* weight, const float* bias,
-               const float* residual, float* out) {
+               const Number* residual, Number* out) {
 #pragma omp parallel for schedule(static) if (count > 4 * DEPTHWISE_BLOCK && threads() > 1)
     for (int64_t begin = 0; begin < count; begin += DEPTHWISE_BLOCK)
         depthwise_block(s, find, place, begin, std::min(DEPTHWISE_BLOCK, count - begin), weight, bias, residual, out);
@@ -274,7 +163,7 @@ void depthwise(const Shape& s, Find find, Place place, int64_t count, const floa
 struct Blocks {
     const int32_t* codes;                      // (n, high, wide); -1: outside; from `count` on: a position of `means`
     int64_t high, wide, out_high, out_wide;    // sizes of a block with borders, of its output
-    const float *x, *means, *zeros;
+    const Number *x, *means, *zeros;
     int64_t count, pitch;                      // positions in the pool, floats from one to the next
 
     template <class Pointer>
@@ -303,13 +192,13 @@ struct Blocks {
 };
 
 // Means of four positions of a pool each, (count, C).
-const float* average(const float* x, int64_t channels, const int32_t* quads, int64_t count) {
-    thread_local std::vector<float> means;
+const Number* average(const Number* x, int64_t channels, const int32_t* quads, int64_t count) {
+    thread_local std::vector<Number> means;
     means.resize(std::max<int64_t>(count * channels, LANES));
-    float* out = means.data();
+    Number* out = means.data();
     for (int64_t i = 0; i < count; i++, quads += 4, out += channels) {
-        const float *a = x + quads[0] * channels, *b = x + quads[1] * channels;
-        const float *c = x + quads[2] * channels, *d = x + quads[3] * channels;
+        const Number *a = x + quads[0] * channels, *b = x + quads[1] * channels;
+        const Number *c = x + quads[2] * channels, *d = x + quads[3] * channels;
         for (int64_t k = 0; k < channels; k++) out[k] = 0.25f * (a[k] + b[k] + c[k] + d[k]);
     }
     return means.data();
@@ -319,22 +208,22 @@ const float* average(const float* x, int64_t channels, const int32_t* quads, int
 
 extern "C" {
 
-// Columns of a register tile: the unit in which weights are packed.
-int64_t JOIN(columns, ISA)(int64_t depth) { return is_deep(depth) ? 2 * LANES : NR; }
+// Columns of a panel of weights that make `depth` products a number.
+int64_t JOIN(columns, ISA)(int64_t depth) { return columns(depth); }
 
 // x (B, H, W, C) -> rows of out (B, H', W', N), both contiguous. `weight` is packed, `bias` is padded to whole columns,
 // `scale` is null or holds a factor for each position of `out`, for kernels that are not depthwise; `residual` is null or has
 // the layout of `out` (it may be `out`). `zeros` holds C floats.
-void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float* x, const float* zeros, const int32_t* rows,
-                         int64_t count, const float* weight, const float* bias, const float* scale, const float* residual,
-                         float* out) {
+void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const Number* x, const Number* zeros, const int32_t* rows,
+                         int64_t count, const void* weight, const float* bias, const float* scale, const Number* residual,
+                         Number* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const auto find = [&](int64_t begin, int64_t size, const float** taps) { find_taps(s, x, zeros, rows + begin, size, taps); };
+    const auto find = [&](int64_t begin, int64_t size, const Number** taps) { find_taps(s, x, zeros, rows + begin, size, taps); };
     const auto place = [&](int64_t i) { return int64_t(rows[i]); };
     if (is_depthwise)
-        depthwise(s, find, place, count, weight, bias, residual, out);
+        depthwise(s, find, place, count, static_cast<const float*>(weight), bias, residual, out);
     else
-        full<true>(s, find, place, count, weight, bias, scale, residual, out);
+        full<true>(s, find, place, count, static_cast<const Number*>(weight), bias, scale, residual, out);
 }
 
 // The same over blocks of a pool (P, C): `sizes` holds n, the sizes of a block with borders and of its output, the number of
@@ -342,36 +231,36 @@ void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const float
 // `codes` are those of Blocks, or null for a 1x1 convolution, `quads` the four positions of each average. `out` and
 // `residual` are (n * H' * W', N).
 void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,
-                                const int32_t* quads, const float* x, const float* zeros, const float* weight, const float* bias,
-                                const float* residual, float* out) {
+                                const int32_t* quads, const Number* x, const Number* zeros, const void* weight, const float* bias,
+                                const Number* residual, Number* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
-    const float* means = average(x, s.channels, quads, sizes[5]);
+    const Number* means = average(x, s.channels, quads, sizes[5]);
     const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, zeros, sizes[6], sizes[7]};
-    const auto find = [&](int64_t begin, int64_t size, const float** taps) { blocks.find(s, begin, size, taps); };
+    const auto find = [&](int64_t begin, int64_t size, const Number** taps) { blocks.find(s, begin, size, taps); };
     const auto place = [](int64_t i) { return i; };
     const int64_t count = sizes[0] * sizes[3] * sizes[4];
     if (is_depthwise)
-        depthwise(s, find, place, count, weight, bias, residual, out);
+        depthwise(s, find, place, count, static_cast<const float*>(weight), bias, residual, out);
     else
-        full<false>(s, find, place, count, weight, bias, nullptr, residual, out);
+        full<false>(s, find, place, count, static_cast<const Number*>(weight), bias, nullptr, residual, out);
 }
 
 // Maxima instead of sums; what lies outside counts for nothing.
-void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const int32_t* quads, const float* x,
-                           float* out) {
+void JOIN(max_blocks, ISA)(const int64_t* shape, const int64_t* sizes, const int32_t* codes, const int32_t* quads, const Number* x,
+                           Number* out) {
     const Shape& s = *reinterpret_cast<const Shape*>(shape);
     const int64_t channels = s.channels;
-    const float* means = average(x, channels, quads, sizes[5]);
+    const Number* means = average(x, channels, quads, sizes[5]);
     const Blocks blocks = {codes, sizes[1], sizes[2], sizes[3], sizes[4], x, means, nullptr, sizes[6], sizes[7]};
     const int64_t count = sizes[0] * sizes[3] * sizes[4], line = sizes[4];
 #pragma omp parallel for schedule(static) if (threads() > 1)
     for (int64_t begin = 0; begin < count; begin += line) {
-        std::vector<const float*> taps(s.kernel_h * s.kernel_w);
+        std::vector<const Number*> taps(s.kernel_h * s.kernel_w);
         for (int64_t i = begin; i < begin + line; i++) {
             blocks.find(s, i, 1, taps.data());
-            float* to = out + i * channels;
+            Number* to = out + i * channels;
             bool first = true;
-            for (const float* tap : taps) {
+            for (const Number* tap : taps) {
                 if (!tap) continue;
                 if (first)
                     std::copy_n(tap, channels, to);

@@ -1,7 +1,7 @@
-// What policies read of a map, channels-last fp32: one number a position or patch. A matrix kernel pads a single output
+// What policies read of a map, channels-last: one number a position or patch. A matrix kernel pads a single output
 // channel to a whole register; these read the map once, or compute the taps of a 3x3 kernel side by side.
 //
-// Compiled once for each instruction set, like rows.cpp.
+// Compiled once for each instruction set and type of the map, like rows.cpp; weights and scores are fp32.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,7 +21,7 @@ inline float total(V v) {
 }
 
 // sum_i x[i] * w[i]; four accumulators hide the latency of the additions
-inline float dot(const float* x, const float* w, int64_t n) {
+inline float dot(const Number* x, const float* w, int64_t n) {
     V sum[4] = {};
     int64_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES)
@@ -36,7 +36,7 @@ inline float dot(const float* x, const float* w, int64_t n) {
 
 // The first N vectors of w times their sums over `count` positions of x.
 template <int N>
-inline V weigh(const float* x, int64_t count, const float* w, int64_t channels) {
+inline V weigh(const Number* x, int64_t count, const float* w, int64_t channels) {
     V sum[N] = {}, all = {};
     for (int64_t z = 0; z < count; z++)
 #pragma GCC unroll 4
@@ -46,7 +46,7 @@ inline V weigh(const float* x, int64_t count, const float* w, int64_t channels) 
 }
 
 // w . the sum of `count` positions of x (count, C)
-inline float dot_of_sum(const float* x, int64_t count, const float* w, int64_t channels) {
+inline float dot_of_sum(const Number* x, int64_t count, const float* w, int64_t channels) {
     if (count == 1) return dot(x, w, channels);
     V all = {};
     int64_t c = 0;
@@ -74,7 +74,7 @@ void lay_side_by_side(const float* weight, int64_t channels, float* columns) {
 
 // x (P, C) times columns (C, COLUMNS); the products stay in registers.
 template <int P>
-inline void multiply(const float* x, const float* columns, int64_t channels, float* products) {
+inline void multiply(const Number* x, const float* columns, int64_t channels, float* products) {
     V sum[CHAINS][P][VECTORS] = {};
     int64_t c = 0;
     for (; c + CHAINS <= channels; c += CHAINS)
@@ -84,10 +84,10 @@ inline void multiply(const float* x, const float* columns, int64_t channels, flo
             for (int j = 0; j < VECTORS; j++) {
                 const V w = load(columns + (c + i) * COLUMNS + j * LANES);
 #pragma GCC unroll 4
-                for (int p = 0; p < P; p++) sum[i][p][j] += x[p * channels + c + i] * w;
+                for (int p = 0; p < P; p++) sum[i][p][j] += float(x[p * channels + c + i]) * w;
             }
     for (; c < channels; c++)
-        for (int p = 0; p < P; p++) sum[0][p][0] += x[p * channels + c] * load(columns + c * COLUMNS);
+        for (int p = 0; p < P; p++) sum[0][p][0] += float(x[p * channels + c]) * load(columns + c * COLUMNS);
     for (int p = 0; p < P; p++)
         for (int j = 0; j < VECTORS; j++)
             store(products + p * SPACING + j * LANES, CHAINS > 1 ? sum[0][p][j] + sum[CHAINS - 1][p][j] : sum[0][p][j]);
@@ -95,7 +95,7 @@ inline void multiply(const float* x, const float* columns, int64_t channels, flo
 
 // Adds a 3x3 convolution with stride 1 to one channel to `scores`, from output line `first` up to `last`; returns the sum of
 // `pooled` (C, or null) times these lines of the input.
-double score_lines3(const float* x, int64_t height, int64_t width, int64_t channels, const float* weight, const float* pooled,
+double score_lines3(const Number* x, int64_t height, int64_t width, int64_t channels, const float* weight, const float* pooled,
                     const float* columns, int64_t first, int64_t last, float* scores) {
     constexpr int P = 4;
     thread_local std::vector<float> line;
@@ -103,7 +103,7 @@ double score_lines3(const float* x, int64_t height, int64_t width, int64_t chann
     float* products = line.data() + SPACING;
     double sum = 0;
     for (int64_t y = std::max<int64_t>(0, first - 1); y < std::min(height, last + 1); y++) {
-        const float* at = x + y * width * channels;
+        const Number* at = x + y * width * channels;
         if (width < P)
             for (int64_t z = 0; z < width; z++) multiply<1>(at + z * channels, columns, channels, products + z * SPACING);
         else
@@ -129,14 +129,14 @@ double score_lines3(const float* x, int64_t height, int64_t width, int64_t chann
 }
 
 // As score_lines3, for any odd side and stride; the sum is that of the lines from `first * stride` up to `last * stride`.
-double score_lines(const float* x, int64_t height, int64_t width, int64_t channels, int64_t kernel, int64_t stride,
+double score_lines(const Number* x, int64_t height, int64_t width, int64_t channels, int64_t kernel, int64_t stride,
                    const float* weight, const float* pooled, int64_t first, int64_t last, int64_t out_width,
                    float* scores) {
     const int64_t pad = kernel / 2, owned = std::min(height, last * stride);
     double sum = 0;
     const int64_t end = std::max(owned, std::min(height, (last - 1) * stride - pad + kernel));
     for (int64_t y = std::max<int64_t>(0, first * stride - pad); y < end; y++) {
-        const float* line = x + y * width * channels;
+        const Number* line = x + y * width * channels;
         for (int64_t ky = 0; ky < kernel; ky++) {
             const int64_t oy = (y + pad - ky) / stride;
             if ((y + pad - ky) % stride || oy < first || oy >= last) continue;
@@ -160,7 +160,7 @@ double score_lines(const float* x, int64_t height, int64_t width, int64_t channe
 extern "C" {
 
 // Mean over each patch of w . x + bias: x (B, H, W, C) -> scores (B, ceil(H / patch), ceil(W / patch)).
-void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t patch,
+void JOIN(patch_scores, ISA)(const Number* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t patch,
                              const float* weight, const float* bias, float* scores) {
     const int64_t cells_x = (width + patch - 1) / patch, cells_y = (height + patch - 1) / patch;
 #pragma omp parallel for schedule(static) collapse(2) if (threads() > 1)
@@ -170,7 +170,7 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
             float* line = scores + (b * cells_y + gy) * cells_x;
             std::fill_n(line, cells_x, 0.0f);
             for (int64_t y = top; y < bottom; y++) {  // along the lines, as they lie in memory
-                const float* at = x + (b * height + y) * width * channels;
+                const Number* at = x + (b * height + y) * width * channels;
                 for (int64_t gx = 0; gx < cells_x; gx++, at += patch * channels)
                     line[gx] += dot_of_sum(at, std::min(patch, width - gx * patch), weight, channels);
             }
@@ -183,7 +183,7 @@ void JOIN(patch_scores, ISA)(const float* x, int64_t batch, int64_t height, int6
 
 // A k x k convolution to one channel, padding k / 2, plus bias, plus `pooled` (C, or null) times the channels' means:
 // x (B, H, W, C), weight (k, k, C) -> scores (B, H', W').
-void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t kernel,
+void JOIN(conv_scores, ISA)(const Number* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t kernel,
                             int64_t stride, const float* weight, const float* pooled, const float* bias, float* scores) {
     const int64_t pad = kernel / 2, out_height = (height + 2 * pad - kernel) / stride + 1;
     const int64_t out_width = (width + 2 * pad - kernel) / stride + 1, positions = out_height * out_width;
@@ -201,7 +201,7 @@ void JOIN(conv_scores, ISA)(const float* x, int64_t batch, int64_t height, int64
 #pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
     for (int64_t i = 0; i < batch * parts; i++) {
         const int64_t b = i / parts, first = i % parts * lines, last = std::min(out_height, first + lines);
-        const float* map = x + b * height * width * channels;
+        const Number* map = x + b * height * width * channels;
         float* out = scores + b * positions;
         if (first >= last) continue;
         std::fill_n(out + first * out_width, (last - first) * out_width, 0.0f);
