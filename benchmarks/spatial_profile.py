@@ -84,15 +84,17 @@ class Clocks:
         return timed
 
     @contextmanager
-    def running(self, models: list[torch.nn.Module]) -> Iterator[None]:
+    def running(self, models: list[torch.nn.Module], dtype: torch.dtype) -> Iterator[None]:
         """Take the parts' times of every call of the models in the block.
 
         Raises:
             ValueError: There are no native kernels here, whose parts these are.
         """
-        native = kernels()
+        native = kernels(dtype=dtype)
         if native is None:
-            raise ValueError('no native kernels here: see docs/install.md; torch.profiler shows what plain torch does')
+            raise ValueError(
+                f'no native kernels for {dtype} here: see docs/install.md; torch.profiler shows what plain torch does'
+            )
         patches = [
             patch.object(native, name, self.around(part, getattr(native, name))) for name, part in NATIVE.items()
         ]
@@ -121,12 +123,12 @@ class Clocks:
 @torch.no_grad()
 def profile(config: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each part of the plain network and of each variant."""
-    how = Preparation(prepack=True)
+    how = Preparation(prepack=True, dtype=args.dtype)
     subject = find_subject(config, size=args.size)
     network = Dynamic(subject, how, Plan(('dense', 'sparse'), ('learned', 'all'), tuple(args.budgets)))
     batches = subject.batches(args.batch_size, args.size, 'real', 1, how)
     clocks = Clocks()
-    with clocks.running([network.model, network.dense]), no_garbage_collection():
+    with clocks.running([network.model, network.dense], how.torch_dtype), no_garbage_collection():
         candidates = network.candidates(batches, args.batch_size)
         taken: list[list[dict[str, float]]] = [[] for _ in candidates]
         macs = [0.0] * len(candidates)
@@ -167,6 +169,7 @@ def part_rows(
                 'policy': variant.policy,
                 'budget': variant.budget,
                 'batch_size': args.batch_size,
+                'dtype': args.dtype,
                 'input_size': args.size,
                 'part': part,
                 'ms': f'{ms:.2f}',
@@ -190,6 +193,7 @@ def main() -> None:
     parser.add_argument('--budgets', type=float, nargs='+', default=[0.5])
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--size', type=int, default=224)
+    parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
     parser.add_argument('--repeats', type=int, default=30)
     parser.add_argument('--out', type=Path, metavar='CSV')
     args = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import addressof, c_int64
+from functools import cache
 from itertools import pairwise
 from math import ceil
 
@@ -71,7 +72,7 @@ class NativeBranch:
         grid, shapes, limits = found
         cells = scores if scores.is_contiguous() else scores.contiguous()  # has to live as long as the kernel reads it
         if cells.dtype != torch.float32:
-            threshold = torch.tensor(threshold, dtype=cells.dtype).item()
+            threshold = _rounded(threshold, cells.dtype)
             cells = cells.float()
         return self._run(
             cells.data_ptr(),
@@ -99,3 +100,9 @@ class NativeBranch:
             density = limit(layer, inner)
             limits.append(ceil(density * places) if density <= 1 else places + 1)
         return (c_int64 * 5)(*grid), (c_int64 * len(shapes))(*shapes), (c_int64 * len(limits))(*limits)
+
+
+@cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """What ``dtype`` makes of a number."""
+    return torch.tensor(value, dtype=dtype).item()

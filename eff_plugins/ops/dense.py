@@ -123,12 +123,11 @@ class PackedConv2d(nn.Conv2d):
 
     def _type(self, x: Tensor, weight: Tensor) -> torch.dtype | None:
         """In which type oneDNN multiplies; None where it does not."""
-        if torch.is_autocast_enabled('cpu'):
-            kind = torch.get_autocast_dtype('cpu')
-        else:
-            kind = x.dtype if x.dtype is weight.dtype else None
+        cast = torch.is_autocast_enabled('cpu')
+        kind = torch.get_autocast_dtype('cpu') if cast else x.dtype
         serves = (
             kind in _PACKED_TYPES
+            and (cast or kind is weight.dtype)
             and x.is_cpu
             and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
             and self.padding.__class__ is tuple

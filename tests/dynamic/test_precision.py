@@ -48,15 +48,20 @@ def test_autocast_has_its_type_in_each_execution(label):
     assert types == {(torch.bfloat16,) * len(next(iter(types)))}
 
 
-@pytest.mark.parametrize('label', ['SFSI', 'LCCL', 'LCCL on CifarResNet'])
-def test_what_is_left_out_is_alike_under_autocast(label):
+@pytest.mark.parametrize('autocast', [True, False])
+@pytest.mark.parametrize(
+    'label', ['LASNet', 'DynConv on InvertedResidualNet', 'LayerSkip', 'SFSI', 'LCCL', 'LCCL on CifarResNet']
+)
+def test_what_is_left_out_is_alike_in_half_precision(label, autocast):
     net, x = varied(DYNAMIC[label])
+    if not autocast:
+        net, x = net.bfloat16(), x.bfloat16()
     for step in decisions(dynamic.set_policy(net, 'random')):  # rounding moves no decision
         step.density = 0.4
     found = []
     for mode in ('masked', 'sparse'):
         torch.manual_seed(0)
-        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=autocast):
             found.append([tensor.float() for tensor in tensors(dynamic.set_execution(net, mode)(x))])
     assert difference(*found) < 0.1
 

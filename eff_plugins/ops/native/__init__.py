@@ -83,7 +83,7 @@ def compiler() -> str | None:
 def _commands(cxx: str, folder: Path, parallel: list[str], variants: list[Variant]) -> list[list[str]]:
     """What compiles each source, and last what links them."""
     common = [cxx, '-std=c++17', '-O3', '-fPIC', '-ffp-contract=fast', *parallel, '-c']
-    sources = [(name, f'{name}.o', []) for name in ('blocks', 'cpu', 'plan')]
+    sources: list[tuple[str, str, list[str]]] = [(name, f'{name}.o', []) for name in ('blocks', 'cpu', 'plan')]
     for variant in variants:
         flags = [*variant.flags, *variant.macros()]
         sources += [(name, f'{name}_{variant.symbol}.o', flags) for name in ('rows', 'scores', 'branch', 'interpolate')]
