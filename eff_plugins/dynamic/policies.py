@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from math import inf
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eff_plugins.dynamic.sampling import gumbel_sigmoid
+from eff_plugins.ops.scores import Scores
 
 Knob = float | tuple[float, ...]
+Given = TypeVar('Given', Tensor, Scores)
 
 
 class Policy(nn.Module):
@@ -90,15 +93,16 @@ class Decide(Policy):
             return [1 - q for q in self.QUANTILES]
         return quantile_knobs(torch.cat([s.flatten() for s in scores]) if scores else torch.zeros(1), self.QUANTILES)
 
-    def cut(self, scores: Tensor) -> tuple[Tensor, float]:
+    def cut(self, scores: Given) -> tuple[Tensor | Given, float]:
         """Values like ``scores``, and a threshold: in evaluation those above it are on. For kernels that compare.
 
         A subclass that decides otherwise gives its decisions and 0.
         """
         if self.kind in ('all', 'none'):
             return scores, -inf if self.kind == 'all' else inf
-        plain = self.kind == 'learned' and type(self).forward is Decide.forward
-        return (scores, self.threshold) if plain else (self(scores), 0.0)
+        if self.kind == 'learned' and type(self).forward is Decide.forward:
+            return scores, self.threshold
+        return self(scores if isinstance(scores, Tensor) else scores.tensor()), 0.0
 
     def forward(self, scores: Tensor) -> Tensor:
         if self.kind == 'learned':
@@ -143,7 +147,7 @@ class HardDecide(Decide):
             return (scores > max(threshold, 0.0)).to(scores.dtype)
         return super().forward(scores)
 
-    def cut(self, scores: Tensor) -> tuple[Tensor, float]:
+    def cut(self, scores: Given) -> tuple[Tensor | Given, float]:
         return (scores, max(self.threshold, 0.0)) if self.kind == 'learned' else super().cut(scores)
 
 

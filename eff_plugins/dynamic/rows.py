@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from eff_plugins.ops.fold import folded
 from eff_plugins.ops.native import kernels_for
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows
 from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
+from eff_plugins.ops.scores import ScoreReader, Scores
 from eff_plugins.ops.scratch import scratch
 
 # Activations that leave their own result as it is: to apply them twice is no harm.
@@ -62,9 +64,9 @@ class PreparedBranch:
         """Whether no weight or statistic has changed since."""
         return self._versions == [weight._version for weight in self._weights]
 
-    def native(self, x: Tensor, scores: Tensor) -> NativeBranch | None:
+    def native(self, x: Tensor, scores: Tensor | Scores) -> NativeBranch | None:
         """What runs the whole branch in one call; None where the kernels do not serve these tensors."""
-        native = kernels_for(x, weights=(scores,))
+        native = kernels_for(x, weights=(scores,) if isinstance(scores, Tensor) else ())
         if native is None or torch._C._len_torch_dispatch_stack():
             return None
         if native.name not in self._native:
@@ -107,21 +109,22 @@ class RowExecutor(nn.Module):
         super().__init__()
         self.watch: Callable[[tuple], None] | None = None  # sees each layer that is run, for a measurement
         self._prepared: PreparedBranch | None = None
+        self._reader: ScoreReader | None = None
 
     def train(self, mode: bool = True) -> RowExecutor:
-        self._prepared = None
+        self._prepared = self._reader = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> RowExecutor:
-        self._prepared = None
+        self._prepared = self._reader = None
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._prepared = None
+        self._prepared = self._reader = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, 'watch': None, '_prepared': None}
+        return {**self.__dict__, 'watch': None, '_prepared': None, '_reader': None}
 
     def prepared(self, block: ResidualBlock) -> PreparedBranch:
         """The branch as row convolutions."""
@@ -130,13 +133,32 @@ class RowExecutor(nn.Module):
             found = self._prepared = PreparedBranch(block)
         return found
 
-    def run(self, block: ResidualBlock, x: Tensor, scores: Tensor, patch: int | None, threshold: float = 0.0) -> Tensor:
+    def read(self, masker: nn.Module, x: Tensor) -> Scores | None:
+        """What ``masker``, a policy with a ``reader``, gives for ``x``, for :meth:`run`; None where it has to be called.
+
+        That is where kernels do not serve, a measurement or a mode of torch watches, or the policy has hooks or another
+        ``forward`` than its ``reader`` is of.
+        """
+        watched = self.watch is not None or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+        other = masker._forward_hooks or masker._forward_pre_hooks or not _describes_itself(type(masker).__mro__)
+        if watched or other or torch.is_grad_enabled() or not x.is_contiguous(memory_format=torch.channels_last):
+            return None
+        native = kernels_for(x)
+        if native is None:
+            return None
+        if self._reader is None or not self._reader.current():
+            self._reader = masker.reader()  # type: ignore[operator]
+        return self._reader.read(native, x)
+
+    def run(
+        self, block: ResidualBlock, x: Tensor, scores: Tensor | Scores, patch: int | None, threshold: float = 0.0
+    ) -> Tensor:
         """The block's output for ``x`` (B, C, H, W), its branch computed where ``scores`` are above ``threshold``.
 
         Args:
             block: The block.
             x: Its input, overwritten where the block owns it.
-            scores: (B, 1, cells_y, cells_x).
+            scores: (B, 1, cells_y, cells_x), or what :meth:`read` gave.
             patch: Side of a cell in pixels of the output; None is the whole map.
             threshold: As far as the scores' type can tell.
         """
@@ -156,6 +178,8 @@ class RowExecutor(nn.Module):
                 return _activate(ready, x, shortcut, out)
             if count == 0:
                 return block.rest(x, block.run_shortcut(x) if shortcut is None else shortcut)
+        if not isinstance(scores, Tensor):
+            scores = scores.tensor().to(x.dtype)
         plan = plan_rows(scores > threshold, cell, ready.chain, size)
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
@@ -193,6 +217,13 @@ class RowExecutor(nn.Module):
             else:
                 x = run_rows(x, conv, rows, scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
         return x
+
+
+@cache
+def _describes_itself(classes: tuple[type, ...]) -> bool:
+    """Whether the first class that defines ``forward`` also defines ``reader``: a subclass may decide otherwise."""
+    owners = [next((c for c in classes if name in c.__dict__), None) for name in ('forward', 'reader')]
+    return owners[0] is owners[1]
 
 
 def add_last(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +17,9 @@ from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
 from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite
 from eff_plugins.dynamic.spatial import branch_macs
+from eff_plugins.ops.branch import rounded
 from eff_plugins.ops.native import kernels_for
-from eff_plugins.ops.scores import patch_scores
+from eff_plugins.ops.scores import ScoreReader, Scores, patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -42,6 +42,10 @@ class PooledGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return patch_scores(x, self.fc.weight, self.fc.bias, max(x.shape[2], x.shape[3]))
+
+    def reader(self) -> ScoreReader:
+        """What ``forward`` computes, for the native kernels."""
+        return ScoreReader(self.fc.weight, self.fc.bias, 0)
 
 
 class LayerGate(DynamicModule):
@@ -66,6 +70,10 @@ class LayerGate(DynamicModule):
         self.check_execution()
         if self.execution == 'dense':
             return block.run(x)
+        if self.execution == 'sparse' and not recording() and self.rows is not None:
+            read = self.rows.read(self.gate, x)
+            if read is not None:
+                return self._sparse(block, x, *self.decide.cut(read))
         scores = self.gate(x)
         if self.execution == 'sparse':
             values, threshold = self.decide.cut(scores)
@@ -96,16 +104,16 @@ class LayerGate(DynamicModule):
             scores=scores.detach(),
         )
 
-    def _sparse(self, block: ResidualBlock, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    def _sparse(self, block: ResidualBlock, x: Tensor, scores: Tensor | Scores, threshold: float) -> Tensor:
         """The block's output, its branch computed for samples whose score (B, 1, 1, 1) is above ``threshold``."""
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self._sparse(block, x, scores, threshold)
-        if scores.dtype == torch.float32:  # a comparison of so few numbers costs less than one of tensors
-            least = float(np.float32(threshold))
-            chosen = [score > least for score in scores.flatten().tolist()]
+        if isinstance(scores, Tensor):  # a comparison of so few numbers costs less than one of tensors
+            least, values = rounded(threshold, scores.dtype), scores.flatten().tolist()
         else:
-            chosen = (scores > threshold).flatten().tolist()
+            least, values = rounded(threshold, x.dtype), scores.listed()
+        chosen = [value > least for value in values]
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))
         if all(chosen) and not self._pays(x, scores):
@@ -121,10 +129,12 @@ class LayerGate(DynamicModule):
         out[on] = done
         return out
 
-    def _pays(self, x: Tensor, scores: Tensor) -> bool:
+    def _pays(self, x: Tensor, scores: Tensor | Scores) -> bool:
         """Whether rows compute a block with everything on: native kernels know break-even; or somebody measures it."""
         if self.rows is None or torch._C._len_torch_function_stack():  # kernels would bypass a mode
             return False
+        if not isinstance(scores, Tensor):
+            return True
         return self.rows.watch is not None or kernels_for(x, weights=(scores,)) is not None
 
 

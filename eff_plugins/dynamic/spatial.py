@@ -61,6 +61,9 @@ class SpatialGate(DynamicModule):
                 f'a map of {sizes[-1][0]}x{sizes[-1][1]} is smaller than a patch of granularity {self.patch}: '
                 'use a smaller granularity or a larger input'
             )
+        if self.execution == 'sparse' and not recording() and (read := self.rows.read(self.masker, x)) is not None:
+            values, threshold = self.decide.cut(read)
+            return self.rows.run(block, x, values, self.patch, threshold)
         scores = self.masker(x)
         if self.execution == 'sparse':
             values, threshold = self.decide.cut(scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import addressof, c_int64
 from functools import cache
 from itertools import pairwise
@@ -15,6 +15,7 @@ from torch import Tensor
 from eff_plugins.ops.native import Kernels
 from eff_plugins.ops.plan import Chain
 from eff_plugins.ops.rows import RowConv
+from eff_plugins.ops.scores import Scores
 
 
 class NativeBranch:
@@ -42,7 +43,7 @@ class NativeBranch:
     def run(
         self,
         x: Tensor,
-        scores: Tensor,
+        scores: Tensor | Scores,
         threshold: float,
         patch: tuple[int, int],
         limit: Callable[[int, tuple[int, int]], float],
@@ -53,8 +54,8 @@ class NativeBranch:
 
         Args:
             x: (B, C, H, W), channels-last, of the kernels' type.
-            scores: (B, 1, cells_y, cells_x) of that type.
-            threshold: As far as that type can tell.
+            scores: (B, 1, cells_y, cells_x).
+            threshold: As far as their type can tell, that of ``x`` for a :class:`Scores`.
             patch: (height, width) of a patch in pixels of the output.
             limit: Layer, (H, W) of its input -> density of its rows from which on nothing is done here.
             revision: Another object where ``limit`` has changed.
@@ -70,12 +71,15 @@ class NativeBranch:
         if found is None:
             found = self._sized[key] = self._lay_out(x.shape, scores.shape, patch, limit)
         grid, shapes, limits = found
-        cells = scores if scores.is_contiguous() else scores.contiguous()  # has to live as long as the kernel reads it
-        if cells.dtype != torch.float32:
-            threshold = _rounded(threshold, cells.dtype)
-            cells = cells.float()
+        if isinstance(scores, Tensor):
+            dtype, cells = scores.dtype, scores.float().contiguous()  # has to live as long as the kernel reads it
+            address = cells.data_ptr()
+        else:
+            dtype, address = x.dtype, scores.address
+        if dtype is not torch.float32:
+            threshold = rounded(threshold, dtype)
         return self._run(
-            cells.data_ptr(),
+            address,
             threshold,
             addressof(grid),
             addressof(shapes),
@@ -88,7 +92,11 @@ class NativeBranch:
         )
 
     def _lay_out(
-        self, x: torch.Size, scores: torch.Size, patch: tuple[int, int], limit: Callable[[int, tuple[int, int]], float]
+        self,
+        x: torch.Size,
+        scores: Sequence[int],
+        patch: tuple[int, int],
+        limit: Callable[[int, tuple[int, int]], float],
     ) -> tuple[ctypes.Array, ctypes.Array, ctypes.Array]:
         """The arrays ``grid``, ``shapes`` and ``limits`` of the native call."""
         size = (x[2], x[3])
@@ -103,6 +111,6 @@ class NativeBranch:
 
 
 @cache
-def _rounded(value: float, dtype: torch.dtype) -> float:
+def rounded(value: float, dtype: torch.dtype) -> float:
     """What ``dtype`` makes of a number."""
     return torch.tensor(value, dtype=dtype).item()

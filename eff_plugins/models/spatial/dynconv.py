@@ -11,7 +11,7 @@ from eff_plugins.dynamic.rows import stride_of
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
-from eff_plugins.ops.scores import conv_scores
+from eff_plugins.ops.scores import ScoreReader, conv_scores
 
 
 class PixelMasker(nn.Module):
@@ -39,6 +39,10 @@ class PixelMasker(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fc = self.fc
         return conv_scores(x, self.conv.weight, fc.weight, fc.bias, self.stride)
+
+    def reader(self) -> ScoreReader:
+        """What ``forward`` computes, for the native kernels."""
+        return ScoreReader(self.conv.weight, self.fc.bias, pooled=self.fc.weight, stride=self.stride)
 
 
 @hosted

@@ -1,7 +1,8 @@
 // What policies read of a map, channels-last: one number a position or patch. A matrix kernel pads a single output
 // channel to a whole register; these read the map once, or compute the taps of a 3x3 kernel side by side.
 //
-// Compiled once for each instruction set and type of the map, like rows.cpp; weights and scores are fp32.
+// Compiled once for each instruction set and type of the map, like rows.cpp; weights are fp32, and so are
+// scores, of values that the map's type has.
 
 #include <algorithm>
 #include <cstdint>
@@ -176,7 +177,7 @@ void JOIN(patch_scores, ISA)(const Number* x, int64_t batch, int64_t height, int
             }
             for (int64_t gx = 0; gx < cells_x; gx++) {
                 const int64_t wide = std::min(patch, width - gx * patch);
-                line[gx] = line[gx] / float((bottom - top) * wide) + *bias;
+                line[gx] = Number(line[gx] / float((bottom - top) * wide) + *bias);
             }
         }
 }
@@ -213,7 +214,7 @@ void JOIN(conv_scores, ISA)(const Number* x, int64_t batch, int64_t height, int6
         double sum = 0;
         for (int64_t i = 0; i < parts; i++) sum += sums[b * parts + i];
         const float added = *bias + float(sum / double(height * width));
-        for (int64_t i = 0; i < positions; i++) scores[b * positions + i] += added;
+        for (int64_t i = b * positions; i < (b + 1) * positions; i++) scores[i] = Number(scores[i] + added);
     }
 }
 
