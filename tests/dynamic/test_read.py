@@ -69,15 +69,14 @@ def test_a_network_decides_alike(label, half, monkeypatch):
 
 
 def test_what_watches_a_policy_is_called():
-    gate_of = {'LASNet': SpatialGate, 'LayerSkip': LayerGate}
-    for label, kind in gate_of.items():
+    seen = []
+    for label, kind, name in (('LASNet', SpatialGate, 'masker'), ('LayerSkip', LayerGate, 'gate')):
         net, x = varied(DYNAMIC[label])
         dynamic.set_execution(net, 'sparse')
         gates = [m for m in net.modules() if isinstance(m, kind)]
-        seen = []
+        seen.clear()
         for gate in gates:
-            policy = gate.masker if kind is SpatialGate else gate.gate
-            policy.register_forward_hook(lambda *_: seen.append(1))
+            getattr(gate, name).register_forward_hook(lambda *_: seen.append(1))
         with torch.no_grad():
             net(x)
         assert len(seen) == len(gates)
