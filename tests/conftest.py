@@ -109,11 +109,11 @@ def tiny_root(tmp_path_factory):
 def instruction_set(request, monkeypatch):
     """Plain torch, then every instruction set that this processor has."""
     monkeypatch.setenv('EFF_PLUGINS_NATIVE', request.param or '0')
-    native.kernels.cache_clear()
+    native._kernels.cache_clear()
     try:
         if request.param and native.kernels() is None:
             pytest.skip('no C++ compiler')
     except ValueError as error:
         pytest.skip(str(error))
     yield request.param
-    native.kernels.cache_clear()
+    native._kernels.cache_clear()

@@ -21,7 +21,7 @@ from eff_plugins.cache import cache_folder
 from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
-from eff_plugins.ops.native import kernels
+from eff_plugins.ops.native import build_name, kernels
 from eff_plugins.ops.rows import RowConv, run_rows
 from eff_plugins.profiling.latency import device_name, shortest
 
@@ -86,8 +86,9 @@ def _computed(conv: RowConv) -> torch.dtype:
 
 
 def _device() -> str:
-    native = kernels()
-    return _device_with(native.name if native else 'torch', torch.get_num_threads())
+    found = (kernels(), kernels(dtype=torch.bfloat16))
+    names = '-'.join('torch' if native is None else native.name for native in found)
+    return _device_with(f'{names}-{build_name()}', torch.get_num_threads())
 
 
 @cache  # asked for at each layer
@@ -141,7 +142,7 @@ def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEve
     if any(parameter.device.type != 'cpu' for parameter in model.parameters()):
         raise ValueError('break-even densities are measured on a CPU; this model is on another device')
     kept = table or break_even()
-    seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...], torch.dtype]] = []
+    seen: list[tuple[RowConv, Callable[[Tensor], Tensor], bool, tuple[int, ...], torch.dtype, bool]] = []
     watching = [module for module in model.modules() if hasattr(module, 'watch')]
     steps = [module for module in model.modules() if isinstance(module, Policy) and 'all' in module.KINDS]
     kinds = [step.kind for step in steps]
@@ -158,9 +159,9 @@ def measure_break_even(model: nn.Module, run: Callable[[], Any], table: BreakEve
         for module in watching:
             module.watch = None  # type: ignore[assignment]
     found: dict[str, float] = {}
-    for conv, whole, packed, shape, dtype in seen:
+    for conv, whole, packed, shape, dtype, cast in seen:
         size = (shape[2], shape[3])
-        with torch.autocast('cpu', dtype, enabled=dtype != conv.weight.dtype):  # as it was when the layer ran
+        with torch.autocast('cpu', enabled=cast):  # as it was when the layer ran
             key = key_of(conv, size, packed)
             if key not in found and not kept.knows(conv, size, packed):
                 sample = torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)

@@ -75,7 +75,8 @@ class PreparedBranch:
 
     def watched(self, layer: int, x: Tensor) -> tuple:
         """What a measurement needs of a layer whose input is like ``x`` (B, C, H, W)."""
-        return self.chain.convs[layer], self.units[layer].run, self._packed[layer], tuple(x.shape), x.dtype
+        cast = torch.is_autocast_enabled('cpu')
+        return self.chain.convs[layer], self.units[layer].run, self._packed[layer], tuple(x.shape), x.dtype, cast
 
     def limit(self, layer: int, size: tuple[int, int]) -> float:
         """From which density of its rows on a layer is computed whole, for an input of ``size`` (H, W)."""
@@ -134,20 +135,27 @@ class RowExecutor(nn.Module):
         return found
 
     def read(self, masker: nn.Module, x: Tensor) -> Scores | None:
-        """What ``masker``, a policy with a ``reader``, gives for ``x``, for :meth:`run`; None where it has to be called.
+        """What ``masker`` gives for ``x``, for :meth:`run`, if it says what that is (``linear``); else None: call it.
 
-        That is where kernels do not serve, a measurement or a mode of torch watches, or the policy has hooks or another
-        ``forward`` than its ``reader`` is of.
+        None also where kernels do not serve, a measurement or a mode of torch watches, or the policy has hooks or another
+        ``forward`` than its ``linear`` is of.
         """
         watched = self.watch is not None or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-        other = masker._forward_hooks or masker._forward_pre_hooks or not _describes_itself(type(masker).__mro__)
-        if watched or other or torch.is_grad_enabled() or not x.is_contiguous(memory_format=torch.channels_last):
+        hooked = masker._forward_hooks or masker._forward_pre_hooks or 'forward' in masker.__dict__
+        if (
+            watched
+            or hooked
+            or not _says_what_it_is(type(masker).__mro__)
+            or torch.is_grad_enabled()
+            or not x.is_contiguous(memory_format=torch.channels_last)
+        ):
             return None
         native = kernels_for(x)
         if native is None:
             return None
-        if self._reader is None or not self._reader.current():
-            self._reader = masker.reader()  # type: ignore[operator]
+        scores = masker.linear()  # type: ignore[operator]
+        if self._reader is None or not self._reader.current(scores):
+            self._reader = ScoreReader(scores)
         return self._reader.read(native, x)
 
     def run(
@@ -179,7 +187,7 @@ class RowExecutor(nn.Module):
             if count == 0:
                 return block.rest(x, block.run_shortcut(x) if shortcut is None else shortcut)
         if not isinstance(scores, Tensor):
-            scores = scores.tensor().to(x.dtype)
+            scores = scores.tensor()
         plan = plan_rows(scores > threshold, cell, ready.chain, size)
         if not plan[-1].numel():
             return block.rest(x, block.run_shortcut(x))
@@ -220,9 +228,9 @@ class RowExecutor(nn.Module):
 
 
 @cache
-def _describes_itself(classes: tuple[type, ...]) -> bool:
-    """Whether the first class that defines ``forward`` also defines ``reader``: a subclass may decide otherwise."""
-    owners = [next((c for c in classes if name in c.__dict__), None) for name in ('forward', 'reader')]
+def _says_what_it_is(classes: tuple[type, ...]) -> bool:
+    """Whether the first class that defines ``forward`` also defines ``linear``: a subclass may decide otherwise."""
+    owners = [next((c for c in classes if name in c.__dict__), None) for name in ('forward', 'linear')]
     return owners[0] is owners[1]
 
 

@@ -19,7 +19,7 @@ from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, ma
 from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.ops.branch import rounded
 from eff_plugins.ops.native import kernels_for
-from eff_plugins.ops.scores import ScoreReader, Scores, patch_scores
+from eff_plugins.ops.scores import Linear, Scores, patch_scores
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -43,9 +43,10 @@ class PooledGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return patch_scores(x, self.fc.weight, self.fc.bias, max(x.shape[2], x.shape[3]))
 
-    def reader(self) -> ScoreReader:
-        """What ``forward`` computes, for the native kernels."""
-        return ScoreReader(self.fc.weight, self.fc.bias, 0)
+    def linear(self) -> Linear:
+        """What ``forward`` computes."""
+        fc = self.fc
+        return Linear(fc.weight, fc.bias, 0)
 
 
 class LayerGate(DynamicModule):
@@ -112,7 +113,7 @@ class LayerGate(DynamicModule):
         if isinstance(scores, Tensor):  # a comparison of so few numbers costs less than one of tensors
             least, values = rounded(threshold, scores.dtype), scores.flatten().tolist()
         else:
-            least, values = rounded(threshold, x.dtype), scores.listed()
+            least, values = rounded(threshold, scores.dtype), scores.listed()
         chosen = [value > least for value in values]
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))

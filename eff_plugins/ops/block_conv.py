@@ -181,7 +181,7 @@ def _serves(weight: Tensor, groups: int, act: str | None) -> bool:
 def _shape(
     channels: int, filters: int, kernel: Sequence[int], stride: int, dilation: Sequence[int], act: str | None
 ) -> ctypes.Array:
-    """The ``Shape`` of native/rows.cpp; sizes of maps and padding have no meaning in blocks."""
+    """The ``Shape`` of native/shape.h; sizes of maps and padding have no meaning in blocks."""
     number = list(NATIVE_ACTIVATIONS).index(act)
     return (ctypes.c_int64 * 15)(0, 0, channels, 0, 0, filters, *kernel, stride, stride, 0, 0, *dilation, number)
 

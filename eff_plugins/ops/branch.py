@@ -55,7 +55,7 @@ class NativeBranch:
         Args:
             x: (B, C, H, W), channels-last, of the kernels' type.
             scores: (B, 1, cells_y, cells_x).
-            threshold: As far as their type can tell, that of ``x`` for a :class:`Scores`.
+            threshold: As far as their type can tell.
             patch: (height, width) of a patch in pixels of the output.
             limit: Layer, (H, W) of its input -> density of its rows from which on nothing is done here.
             revision: Another object where ``limit`` has changed.
@@ -75,7 +75,7 @@ class NativeBranch:
             dtype, cells = scores.dtype, scores.float().contiguous()  # has to live as long as the kernel reads it
             address = cells.data_ptr()
         else:
-            dtype, address = x.dtype, scores.address
+            dtype, address = scores.dtype, scores.address
         if dtype is not torch.float32:
             threshold = rounded(threshold, dtype)
         return self._run(

@@ -46,7 +46,7 @@ _PLAIN_KEPT = 256
 _LARGE = 30e6
 # Kind of layer -> whether torch's own convolution has been found faster here
 _small_is_plain: dict[tuple | None, bool] = {}
-# What oneDNN multiplies here faster than torch does
+# What oneDNN has packed convolutions of on this processor
 _PACKED_TYPES = [torch.float32] if torch.backends.mkldnn.is_available() else []
 if _PACKED_TYPES and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _PACKED_TYPES.append(torch.bfloat16)

@@ -36,7 +36,7 @@ class Chain:
         return self._sizes[size]
 
     def shapes(self, size: tuple[int, int]) -> Array:
-        """The ``Shape`` of native/rows.cpp of each convolution, one after the other."""
+        """The ``Shape`` of native/shape.h of each convolution, one after the other."""
         if size not in self._shapes:
             numbers = [n for conv, s in zip(self.convs, self.sizes(size), strict=False) for n in conv.shape(*s)]
             self._shapes[size] = (c_int64 * len(numbers))(*numbers)

@@ -80,7 +80,7 @@ class RowConv:
         return out_size((height, width), pair(self.weight.shape[2:]), self.stride, self.padding, self.dilation)
 
     def shape(self, height: int, width: int) -> ctypes.Array:
-        """The ``Shape`` of native/rows.cpp for an input of (H, W)."""
+        """The ``Shape`` of native/shape.h for an input of (H, W)."""
         if (height, width) not in self._shapes:
             count, kernel = self.weight.shape[0], self.weight.shape[2:]
             sizes = (height, width, self.channels, *self.out_size(height, width), count, *kernel)

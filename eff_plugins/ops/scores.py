@@ -75,11 +75,13 @@ class Scores(NamedTuple):
         values: fp32, with room behind them.
         address: Of the values.
         shape: (B, 1, H', W').
+        dtype: The map's type, which has these values.
     """
 
     values: ctypes.Array
     address: int
     shape: tuple[int, int, int, int]
+    dtype: torch.dtype
 
     def listed(self) -> list[float]:
         """As numbers."""
@@ -87,54 +89,69 @@ class Scores(NamedTuple):
 
     def tensor(self) -> Tensor:
         """As a tensor of its own."""
-        return torch.tensor(self.listed(), dtype=torch.float32).view(self.shape)
+        return torch.tensor(self.listed(), dtype=self.dtype).view(self.shape)
 
 
 _local = threading.local()
 
 
-class ScoreReader:
-    """:func:`patch_scores` or :func:`conv_scores`, for native kernels alone: weights are laid out once.
+class Linear(NamedTuple):
+    """What a policy's scores are of a map: :func:`patch_scores`, or :func:`conv_scores`.
 
-    Args:
+    Attributes:
         weight: As there.
         bias: (1,).
         patch: Of ``patch_scores``, 0 for one as large as the map; None: ``conv_scores``.
-        pooled: As there.
-        stride: As there.
+        pooled: Of ``conv_scores``.
+        stride: Of ``conv_scores``.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, patch: int | None = None, pooled: Tensor | None = None, stride: int = 1
-    ) -> None:
-        self._given = [t for t in (weight, bias, pooled) if t is not None]
-        self._versions = self._seen()
-        self._patch, self._kernel, self._stride = patch, weight.shape[-1], stride
-        laid_out = weight if patch is not None else weight.permute(0, 2, 3, 1)
-        tensors = [None if t is None else t.detach().float().contiguous().clone() for t in (laid_out, pooled, bias)]
-        self._tensors = tensors  # live as long as the pointers
-        self._pointers = [None if t is None else t.data_ptr() for t in tensors]
+    weight: Tensor
+    bias: Tensor
+    patch: int | None = None
+    pooled: Tensor | None = None
+    stride: int = 1
 
-    def _seen(self) -> list[tuple[int, int]]:
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._given]
 
-    def current(self) -> bool:
-        """Whether no weight has changed since."""
-        return self._seen() == self._versions
+class ScoreReader:
+    """Reads scores by native kernels alone: weights are laid out once.
+
+    Args:
+        scores: What they are.
+    """
+
+    def __init__(self, scores: Linear) -> None:
+        self._given, self._state = scores, _state(scores)
+        laid_out = scores.weight if scores.patch is not None else scores.weight.permute(0, 2, 3, 1)
+        tensors = [laid_out, scores.pooled, scores.bias]
+        copies = [None if t is None else t.detach().float().contiguous().clone() for t in tensors]
+        self._tensors = copies  # live as long as the pointers
+        self._pointers = [None if t is None else t.data_ptr() for t in copies]
+
+    def current(self, scores: Linear) -> bool:
+        """Whether that is what was laid out, and no weight has changed since."""
+        return all(a is b for a, b in zip(scores, self._given, strict=True)) and _state(scores) == self._state
 
     def read(self, native: Kernels, x: Tensor) -> Scores:
         """The scores of ``x`` (B, C, H, W), channels-last and of the kernels' type."""
         batch, channels, height, width = x.shape
-        step = self._stride if self._patch is None else self._patch or max(height, width)
+        patch = self._given.patch
+        step = self._given.stride if patch is None else patch or max(height, width)
         shape = (batch, 1, -(-height // step), -(-width // step))
         values, address = _room(prod(shape))
         weight, pooled, bias = self._pointers
-        if self._patch is None:
-            how = (batch, height, width, channels, self._kernel, step)
+        if patch is None:
+            how = (batch, height, width, channels, self._given.weight.shape[-1], step)
             native.conv_scores(x.data_ptr(), *how, weight, pooled, bias, address)
         else:
             native.patch_scores(x.data_ptr(), batch, height, width, channels, step, weight, bias, address)
-        return Scores(values, address, shape)
+        return Scores(values, address, shape, x.dtype)
+
+
+def _state(scores: Linear) -> list[tuple[int, int]]:
+    """Changes when a weight does."""
+    tensors = (scores.weight, scores.bias, scores.pooled)
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors if t is not None]
 
 
 def _room(count: int) -> tuple[ctypes.Array, int]:

@@ -34,12 +34,15 @@ def network(kind=DynConv):
 
 @pytest.mark.parametrize('instruction_set', [None, 'portable'], indirect=True)
 @pytest.mark.parametrize('kind', [DynConv, LayerSkip])
-def test_measured_layers_are_kept_and_not_measured_again(instruction_set, table, kind):
+@pytest.mark.parametrize('cast', [False, True])
+def test_measured_layers_are_kept_and_not_measured_again(instruction_set, table, kind, cast):
     net, x = network(kind)
-    found = measure_break_even(net, lambda: net(x))
+    run = torch.autocast('cpu', torch.bfloat16, enabled=cast)(lambda: net(x))
+    found = measure_break_even(net, run)
+    assert {'bfloat16' in key for key in found} == {cast}
     assert found and all(density >= 0 for density in found.values())
     assert json.loads(table.path.read_text()) == pytest.approx(found)
-    assert measure_break_even(net, lambda: net(x)) == {} and BreakEven(table.path)._known == pytest.approx(found)
+    assert measure_break_even(net, run) == {} and BreakEven(table.path)._known == pytest.approx(found)
 
 
 def test_a_layer_above_its_break_even_is_computed_whole_and_counted(table):

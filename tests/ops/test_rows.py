@@ -16,6 +16,7 @@ SHAPES = {
     '1x1': (5, 7, 1, 1, 0, 1, 1, 6, 9),
     '3x3': (16, 48, 3, 1, 1, 1, 1, 7, 5),
     'strided': (8, 33, 3, 2, 1, 1, 1, 9, 8),
+    'deep': (250, 40, 3, 1, 1, 1, 1, 7, 5),
     'projection': (8, 32, 1, 2, 0, 1, 1, 7, 7),
     'dilated': (4, 16, 3, 1, 2, 2, 1, 8, 8),
     'depthwise': (37, 37, 3, 1, 1, 1, 37, 7, 6),
@@ -148,7 +149,7 @@ def test_bad_convolutions_are_named():
 
 
 def _forget():
-    native.kernels.cache_clear()
+    native._kernels.cache_clear()
     native._library.cache_clear()
 
 

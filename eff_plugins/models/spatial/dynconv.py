@@ -11,7 +11,7 @@ from eff_plugins.dynamic.rows import stride_of
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
-from eff_plugins.ops.scores import ScoreReader, conv_scores
+from eff_plugins.ops.scores import Linear, conv_scores
 
 
 class PixelMasker(nn.Module):
@@ -40,9 +40,10 @@ class PixelMasker(nn.Module):
         fc = self.fc
         return conv_scores(x, self.conv.weight, fc.weight, fc.bias, self.stride)
 
-    def reader(self) -> ScoreReader:
-        """What ``forward`` computes, for the native kernels."""
-        return ScoreReader(self.conv.weight, self.fc.bias, pooled=self.fc.weight, stride=self.stride)
+    def linear(self) -> Linear:
+        """What ``forward`` computes."""
+        fc = self.fc
+        return Linear(self.conv.weight, fc.bias, None, fc.weight, self.stride)
 
 
 @hosted

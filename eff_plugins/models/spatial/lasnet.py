@@ -10,7 +10,7 @@ from eff_plugins.dynamic.rows import stride_of
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of
-from eff_plugins.ops.scores import ScoreReader, patch_scores
+from eff_plugins.ops.scores import Linear, patch_scores
 
 GRANULARITY = (8, 4, 7, 1)
 
@@ -39,9 +39,10 @@ class PatchMasker(nn.Module):
         conv = self.conv
         return patch_scores(x, conv.weight, conv.bias, self.patch)  # type: ignore[arg-type]
 
-    def reader(self) -> ScoreReader:
-        """What ``forward`` computes, for the native kernels."""
-        return ScoreReader(self.conv.weight, self.conv.bias, self.patch)  # type: ignore[arg-type]
+    def linear(self) -> Linear:
+        """What ``forward`` computes."""
+        conv = self.conv
+        return Linear(conv.weight, conv.bias, self.patch)  # type: ignore[arg-type]
 
 
 @hosted

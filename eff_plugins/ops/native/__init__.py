@@ -188,7 +188,6 @@ class Kernels:
         self.conv_scores.restype = None
 
 
-@cache
 def kernels(name: str | None = None, dtype: torch.dtype = torch.float32) -> Kernels | None:
     """The kernels for this processor, built at the first call; None where they cannot be had, with one line on stderr.
 
@@ -200,8 +199,13 @@ def kernels(name: str | None = None, dtype: torch.dtype = torch.float32) -> Kern
         dtype: The type of maps.
 
     Raises:
-        ValueError: A level that this processor or this build does not have.
+        ValueError: A level that this processor does not have.
     """
+    return _kernels(name, dtype)
+
+
+@cache  # by the values of the arguments: there is one object for each
+def _kernels(name: str | None, dtype: torch.dtype) -> Kernels | None:
     name = name or os.environ.get('EFF_PLUGINS_NATIVE')
     if name == '0':
         return None
@@ -238,12 +242,18 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
+def build_name() -> str:
+    """Another one for other sources or another compiler; empty without kernels."""
+    library = _library()
+    return '' if library is None else Path(library._name).stem
+
+
 def kernels_for(*maps: Tensor | None, weights: Iterable[Tensor | None] = ()) -> Kernels | None:
     """The kernels where they serve all tensors that are given: on a CPU, no gradient wanted; else None.
 
     Args:
         *maps: All in fp32 or all in bf16; under autocast in the type that it asks for.
-        weights: What the kernels take in any type.
+        weights: What the kernels take in any type; they also serve a map in bf16 with weights in fp32.
     """
     gradients = torch.is_grad_enabled()
     dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
@@ -256,4 +266,4 @@ def kernels_for(*maps: Tensor | None, weights: Iterable[Tensor | None] = ()) -> 
     for t in weights:
         if t is not None and (not t.is_cpu or (gradients and t.requires_grad)):
             return None
-    return kernels() if dtype is torch.float32 else kernels(dtype=dtype) if dtype is torch.bfloat16 else None
+    return _kernels(None, dtype) if dtype in (torch.float32, torch.bfloat16) else None

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "shape.h"
+#include "tiles.h"
 
 namespace {
 
@@ -29,33 +30,16 @@ inline int64_t block_rows(const Shape& s) {
 
 #ifdef __AMX_BF16__
 
-// Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights. What was configured before is put back in the end.
-class Tiles {
-   public:
-    Tiles() {
-        _tile_storeconfig(before_);
-        alignas(64) uint8_t config[64] = {1};
-        for (int i = 0; i < 8; i++) {
-            config[16 + 2 * i] = 64;  // bytes of a row
-            config[48 + i] = 16;      // rows
-        }
-        _tile_loadconfig(config);
-    }
-    ~Tiles() {
-        if (before_[0])
-            _tile_loadconfig(before_);
-        else
-            _tile_release();
-    }
-
+// Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights.
+struct Tiles : TileConfig {
     // sums (ROWS, COLUMNS) = bias + rows (ROWS, depth) times a panel; the second half of the rows where there are so many
     void multiply(const Number* rows, int64_t pitch, int64_t count, const Number* panel, int64_t depth, const Number* ahead,
                   int64_t lines, const float* bias, float* sums) const {
+        const bool both = count > ROWS / 2;
         _tile_loadd(0, bias, 0);
         _tile_loadd(1, bias + 16, 0);
         _tile_loadd(2, bias, 0);
         _tile_loadd(3, bias + 16, 0);
-        const bool both = count > ROWS / 2;
         const Number* below = rows + (both ? ROWS / 2 * pitch : 0);
         for (int64_t k = 0; k < depth; k += STEP, panel += STEP * COLUMNS) {
             _tile_loadd(6, panel, 4 * COLUMNS);
@@ -71,12 +55,10 @@ class Tiles {
         }
         _tile_stored(0, sums, 4 * COLUMNS);
         _tile_stored(1, sums + 16, 4 * COLUMNS);
+        if (!both) return;
         _tile_stored(2, sums + 16 * COLUMNS, 4 * COLUMNS);
         _tile_stored(3, sums + 16 * COLUMNS + 16, 4 * COLUMNS);
     }
-
-   private:
-    alignas(64) uint8_t before_[64];
 };
 
 #elif defined(__AVX512BF16__)
@@ -198,6 +180,9 @@ void multiply_rows(const Shape& s, const Rows& rows, const Number* weight, const
     for (int64_t begin = 0; begin < rows.count; begin += most) {
         const int64_t end = std::min(begin + most, rows.count);
         taps_of(s, rows, begin, end, pitch, gathered);
+#ifdef __AMX_BF16__
+        __asm__ volatile("" ::: "memory");  // the intrinsics do not say that they read what was gathered
+#endif
         // each tile of rows asks for its share of the next panel
         const int64_t parts = (end - begin + ROWS - 1) / ROWS, lines = large ? (COLUMNS + parts - 1) / parts : 0;
         const Number* panel = weight;

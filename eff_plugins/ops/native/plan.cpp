@@ -91,7 +91,7 @@ int64_t rows_above(const float* values, int64_t total, float threshold, int32_t*
 }
 
 // The rows of each of `layers` convolutions of a chain, the last one's output being needed in the chosen patches.
-// `shapes` holds one Shape of rows.cpp (15 numbers) a layer. `rows` has batch * H' * W' places for each layer's output,
+// `shapes` holds one Shape of shape.h (15 numbers) a layer. `rows` has batch * H' * W' places for each layer's output,
 // one layer after the other; a layer whose list is that of the next one (a 1x1 convolution reads what it writes) leaves
 // its places empty. `counts` receives the length of each list, -1 for such a layer.
 void plan_rows(const uint8_t* chosen, int64_t batch, int64_t cells_y, int64_t cells_x, int64_t patch_y, int64_t patch_x,

@@ -164,7 +164,7 @@ struct Blocks {
     const int32_t* codes;                      // (n, high, wide); -1: outside; from `count` on: a position of `means`
     int64_t high, wide, out_high, out_wide;    // sizes of a block with borders, of its output
     const Number *x, *means, *zeros;
-    int64_t count, pitch;                      // positions in the pool, floats from one to the next
+    int64_t count, pitch;                      // positions in the pool, numbers from one to the next
 
     template <class Pointer>
     void find(const Shape& s, int64_t begin, int64_t size, Pointer taps) const {
@@ -213,7 +213,7 @@ int64_t JOIN(columns, ISA)(int64_t depth) { return columns(depth); }
 
 // x (B, H, W, C) -> rows of out (B, H', W', N), both contiguous. `weight` is packed, `bias` is padded to whole columns,
 // `scale` is null or holds a factor for each position of `out`, for kernels that are not depthwise; `residual` is null or has
-// the layout of `out` (it may be `out`). `zeros` holds C floats.
+// the layout of `out` (it may be `out`). `zeros` holds C numbers.
 void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const Number* x, const Number* zeros, const int32_t* rows,
                          int64_t count, const void* weight, const float* bias, const float* scale, const Number* residual,
                          Number* out) {
@@ -227,7 +227,7 @@ void JOIN(convolve, ISA)(const int64_t* shape, int64_t is_depthwise, const Numbe
 }
 
 // The same over blocks of a pool (P, C): `sizes` holds n, the sizes of a block with borders and of its output, the number of
-// averages, P, and the floats from one position to the next (C, unless a tap reads several neighbouring positions at once);
+// averages, P, and the numbers from one position to the next (C, unless a tap reads several neighbouring positions at once);
 // `codes` are those of Blocks, or null for a 1x1 convolution, `quads` the four positions of each average. `out` and
 // `residual` are (n * H' * W', N).
 void JOIN(convolve_blocks, ISA)(const int64_t* shape, int64_t is_depthwise, const int64_t* sizes, const int32_t* codes,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "threads.h"
+#include "tiles.h"
 #include "vectors.h"
 
 namespace {
@@ -67,15 +68,68 @@ constexpr int TAPS = 9, COLUMNS = LANES >= 16 ? 16 : 8, VECTORS = COLUMNS / LANE
 constexpr int SPACING = 16;  // from one position's products to the next one's
 static_assert(COLUMNS % LANES == 0 && COLUMNS <= SPACING && (CHAINS == 1 || VECTORS == 1), "as multiply needs it");
 
+#ifdef __AVX512BF16__
+
+// weight (3, 3, C) -> (C / 2, COLUMNS, 2): pairs of channels are multiplied at once
+typedef Number Column;
+void lay_side_by_side(const float* weight, int64_t channels, Column* columns) {
+    for (int64_t c = 0; c < channels + channels % 2; c++)
+        for (int t = 0; t < COLUMNS; t++)
+            columns[(c / 2 * COLUMNS + t) * 2 + c % 2] = t < TAPS && c < channels ? weight[t * channels + c] : 0.0f;
+}
+
+// x (P, C) times columns; the products stay in registers.
+template <int P>
+inline void multiply(const Number* x, const Column* columns, int64_t channels, float* products) {
+    typedef int Pair __attribute__((aligned(2), may_alias));
+    __m512 sum[2][P] = {};
+    int64_t c = 0;
+    for (; c + 4 <= channels; c += 4)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            const __m512i w = _mm512_loadu_si512(columns + (c + 2 * i) * COLUMNS);
+#pragma GCC unroll 4
+            for (int p = 0; p < P; p++) {
+                const __m512i pair = _mm512_set1_epi32(*reinterpret_cast<const Pair*>(x + p * channels + c + 2 * i));
+                sum[i][p] = _mm512_dpbf16_ps(sum[i][p], (__m512bh)pair, (__m512bh)w);
+            }
+        }
+    for (; c < channels; c += 2)
+        for (int p = 0; p < P; p++) {
+            int pair = 0;
+            std::memcpy(&pair, x + p * channels + c, c + 1 < channels ? 4 : 2);
+            const __m512i w = _mm512_loadu_si512(columns + c * COLUMNS);
+            sum[0][p] = _mm512_dpbf16_ps(sum[0][p], (__m512bh)_mm512_set1_epi32(pair), (__m512bh)w);
+        }
+    for (int p = 0; p < P; p++) _mm512_storeu_ps(products + p * SPACING, _mm512_add_ps(sum[0][p], sum[1][p]));
+}
+
+#ifdef __AMX_BF16__
+// The same for 16 positions whose channels are a multiple of 32.
+inline void multiply16(const Number* x, const Column* columns, int64_t channels, float* products) {
+    _tile_zero(0);
+    for (int64_t c = 0; c < channels; c += 32) {
+        _tile_loadd(1, x + c, 2 * channels);
+        _tile_loadd(2, columns + c * COLUMNS, 4 * COLUMNS);
+        _tile_dpbf16ps(0, 1, 2);
+    }
+    _tile_stored(0, products, 4 * SPACING);
+    __asm__ volatile("" ::: "memory");
+}
+#endif
+
+#else
+
 // weight (3, 3, C) -> (C, COLUMNS)
-void lay_side_by_side(const float* weight, int64_t channels, float* columns) {
+typedef float Column;
+void lay_side_by_side(const float* weight, int64_t channels, Column* columns) {
     for (int64_t c = 0; c < channels; c++)
         for (int t = 0; t < COLUMNS; t++) columns[c * COLUMNS + t] = t < TAPS ? weight[t * channels + c] : 0;
 }
 
 // x (P, C) times columns (C, COLUMNS); the products stay in registers.
 template <int P>
-inline void multiply(const Number* x, const float* columns, int64_t channels, float* products) {
+inline void multiply(const Number* x, const Column* columns, int64_t channels, float* products) {
     V sum[CHAINS][P][VECTORS] = {};
     int64_t c = 0;
     for (; c + CHAINS <= channels; c += CHAINS)
@@ -94,17 +148,31 @@ inline void multiply(const Number* x, const float* columns, int64_t channels, fl
             store(products + p * SPACING + j * LANES, CHAINS > 1 ? sum[0][p][j] + sum[CHAINS - 1][p][j] : sum[0][p][j]);
 }
 
+#endif
+
 // Adds a 3x3 convolution with stride 1 to one channel to `scores`, from output line `first` up to `last`; returns the sum of
 // `pooled` (C, or null) times these lines of the input.
 double score_lines3(const Number* x, int64_t height, int64_t width, int64_t channels, const float* weight, const float* pooled,
-                    const float* columns, int64_t first, int64_t last, float* scores) {
+                    const Column* columns, int64_t first, int64_t last, float* scores) {
     constexpr int P = 4;
     thread_local std::vector<float> line;
-    line.assign((width + 2) * SPACING, 0.0f);  // a zero beyond each end
+    line.assign((std::max<int64_t>(width, 16) + 2) * SPACING, 0.0f);  // a zero beyond each end
     float* products = line.data() + SPACING;
     double sum = 0;
+#ifdef __AMX_BF16__
+    const TileConfig tiles;
+#endif
     for (int64_t y = std::max<int64_t>(0, first - 1); y < std::min(height, last + 1); y++) {
         const Number* at = x + y * width * channels;
+#ifdef __AMX_BF16__
+        if (channels % 32 == 0 && y * width + std::max<int64_t>(width, 16) <= height * width) {
+            for (int64_t z = 0; z < width; z += 16) {
+                const int64_t from = std::max<int64_t>(0, std::min(z, width - 16));
+                multiply16(at + from * channels, columns, channels, products + from * SPACING);
+            }
+            std::fill_n(products + width * SPACING, SPACING, 0.0f);  // short lines run into the next one
+        } else
+#endif
         if (width < P)
             for (int64_t z = 0; z < width; z++) multiply<1>(at + z * channels, columns, channels, products + z * SPACING);
         else
@@ -193,12 +261,12 @@ void JOIN(conv_scores, ISA)(const Number* x, int64_t batch, int64_t height, int6
     const int64_t parts = std::min((out_height + 3) / 4, threads()), lines = (out_height + parts - 1) / parts;
     std::vector<double> sums(batch * parts);
     const bool by_columns = kernel == 3 && stride == 1;
-    thread_local std::vector<float> kept;
+    thread_local std::vector<Column> kept;
     if (by_columns) {
-        kept.resize(channels * COLUMNS);
+        kept.resize((channels + 1) * COLUMNS);
         lay_side_by_side(weight, channels, kept.data());
     }
-    const float* columns = kept.data();  // those of the calling thread
+    const Column* columns = kept.data();  // those of the calling thread
 #pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
     for (int64_t i = 0; i < batch * parts; i++) {
         const int64_t b = i / parts, first = i % parts * lines, last = std::min(out_height, first + lines);
