@@ -31,6 +31,7 @@ import torch
 
 from eff_plugins import dynamic
 from eff_plugins.deploy import Preparation
+from eff_plugins.dynamic.rows import RowExecutor
 from eff_plugins.engine.runs import friendly, table
 from eff_plugins.ops.dense import PackedConv2d
 from eff_plugins.ops.native import kernels
@@ -90,16 +91,21 @@ class Clocks:
         Raises:
             ValueError: There are no native kernels here, whose parts these are.
         """
-        native = kernels(dtype=dtype)
-        if native is None:
+        natives = {kernels(), kernels(dtype=dtype)}  # plans are of no type
+        if None in natives:
             raise ValueError(
                 f'no native kernels for {dtype} here: see docs/install.md; torch.profiler shows what plain torch does'
             )
         patches = [
-            patch.object(native, name, self.around(part, getattr(native, name))) for name, part in NATIVE.items()
+            patch.object(native, name, self.around(part, getattr(native, name)))
+            for native in natives
+            for name, part in NATIVE.items()
         ]
         patches.append(patch.object(PackedConv2d, 'fused', self.around('convolutions', PackedConv2d.fused)))
-        policies = [m for model in models for m in model.modules() if getattr(m, 'is_policy', False)]
+        # policies that say what they are are read, not called
+        patches.append(patch.object(RowExecutor, 'read', self.around('policy', RowExecutor.read)))
+        modules = [m for model in models for m in model.modules()]
+        policies = [m for m in modules if getattr(m, 'is_policy', False) and not hasattr(m, 'linear')]
         patches += [patch.object(m, 'forward', self.around('policy', m.forward)) for m in policies]
         for one in patches:
             one.start()

@@ -63,20 +63,16 @@ inline float dot_of_sum(const Number* x, int64_t count, const float* w, int64_t 
 
 // A 3x3 kernel with stride 1 multiplies each position by nine taps. COLUMNS of them lie side by side, and a position's
 // channels are broadcast to them, so that nothing has to be added up across a register; the last tap is a dot product where
-// it is one too many.
+// it is one too many. Where there is room beside the taps, the weights of the channels' means lie there.
 constexpr int TAPS = 9, COLUMNS = LANES >= 16 ? 16 : 8, VECTORS = COLUMNS / LANES, CHAINS = VECTORS > 1 ? 1 : 2;
 constexpr int SPACING = 16;  // from one position's products to the next one's
 static_assert(COLUMNS % LANES == 0 && COLUMNS <= SPACING && (CHAINS == 1 || VECTORS == 1), "as multiply needs it");
 
 #ifdef __AVX512BF16__
 
-// weight (3, 3, C) -> (C / 2, COLUMNS, 2): pairs of channels are multiplied at once
+// Columns are (C / 2, COLUMNS, 2): pairs of channels are multiplied at once.
 typedef Number Column;
-void lay_side_by_side(const float* weight, int64_t channels, Column* columns) {
-    for (int64_t c = 0; c < channels + channels % 2; c++)
-        for (int t = 0; t < COLUMNS; t++)
-            columns[(c / 2 * COLUMNS + t) * 2 + c % 2] = t < TAPS && c < channels ? weight[t * channels + c] : 0.0f;
-}
+inline int64_t column_at(int64_t channel, int64_t column) { return (channel / 2 * COLUMNS + column) * 2 + channel % 2; }
 
 // x (P, C) times columns; the products stay in registers.
 template <int P>
@@ -120,12 +116,9 @@ inline void multiply16(const Number* x, const Column* columns, int64_t channels,
 
 #else
 
-// weight (3, 3, C) -> (C, COLUMNS)
+// Columns are (C, COLUMNS).
 typedef float Column;
-void lay_side_by_side(const float* weight, int64_t channels, Column* columns) {
-    for (int64_t c = 0; c < channels; c++)
-        for (int t = 0; t < COLUMNS; t++) columns[c * COLUMNS + t] = t < TAPS ? weight[t * channels + c] : 0;
-}
+inline int64_t column_at(int64_t channel, int64_t column) { return channel * COLUMNS + column; }
 
 // x (P, C) times columns (C, COLUMNS); the products stay in registers.
 template <int P>
@@ -149,6 +142,15 @@ inline void multiply(const Number* x, const Column* columns, int64_t channels, f
 }
 
 #endif
+
+// weight (3, 3, C), and pooled (C, or null) where there is room, as columns; they have room for an even number of channels.
+void lay_side_by_side(const float* weight, const float* pooled, int64_t channels, Column* columns) {
+    std::fill_n(columns, (channels + channels % 2) * COLUMNS, Column(0.0f));
+    for (int64_t t = 0; t < std::min(TAPS, COLUMNS); t++)
+        for (int64_t c = 0; c < channels; c++) columns[column_at(c, t)] = weight[t * channels + c];
+    if (pooled && COLUMNS > TAPS)
+        for (int64_t c = 0; c < channels; c++) columns[column_at(c, TAPS)] = pooled[c];
+}
 
 // Adds a 3x3 convolution with stride 1 to one channel to `scores`, from output line `first` up to `last`; returns the sum of
 // `pooled` (C, or null) times these lines of the input.
@@ -192,7 +194,11 @@ double score_lines3(const Number* x, int64_t height, int64_t width, int64_t chan
                 out[z] += tap[-SPACING] + tap[1] + tap[SPACING + 2];
             }
         }
-        if (pooled && y >= first && y < last) sum += dot_of_sum(at, width, pooled, channels);
+        if (!pooled || y < first || y >= last) continue;
+        if (COLUMNS > TAPS)
+            for (int64_t z = 0; z < width; z++) sum += products[z * SPACING + TAPS];
+        else
+            sum += dot_of_sum(at, width, pooled, channels);
     }
     return sum;
 }
@@ -264,7 +270,7 @@ void JOIN(conv_scores, ISA)(const Number* x, int64_t batch, int64_t height, int6
     thread_local std::vector<Column> kept;
     if (by_columns) {
         kept.resize((channels + 1) * COLUMNS);
-        lay_side_by_side(weight, channels, kept.data());
+        lay_side_by_side(weight, pooled, channels, kept.data());
     }
     const Column* columns = kept.data();  // those of the calling thread
 #pragma omp parallel for schedule(static) if (batch * parts > 1 && threads() > 1)
