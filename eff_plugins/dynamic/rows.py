@@ -1,4 +1,4 @@
-"""Residual blocks at rows: which ones can be computed at single positions of their output, and what does it."""
+"""Residual blocks at rows: what computes them at single positions of their output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from eff_plugins.dynamic.break_even import break_even
 from eff_plugins.dynamic.residual import ResidualBlock, Unit, act_name
-from eff_plugins.ops.blocks import pair
+from eff_plugins.dynamic.row_units import fault_of, row_conv
 from eff_plugins.ops.branch import NativeBranch
 from eff_plugins.ops.dense import PackedConv2d
-from eff_plugins.ops.fold import folded
 from eff_plugins.ops.native import kernels_for
 from eff_plugins.ops.plan import Chain, other_rows, plan_rows
-from eff_plugins.ops.rows import ACTIVATIONS, RowConv, out_size, run_rows
+from eff_plugins.ops.rows import RowConv, run_rows
 from eff_plugins.ops.scores import ScoreReader, Scores
 from eff_plugins.ops.scratch import scratch
 
@@ -55,6 +54,7 @@ class PreparedBranch:
         self.settled = block.settled()
         self._packed = [isinstance(unit.conv, PackedConv2d) for unit in units]
         self._native: dict[str, NativeBranch] = {}
+        self._pays: dict[tuple, bool] = {}
         parts = [part for unit in (*units, *block.shortcut_units()) for part in unit[:2] if part is not None]
         tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values())]
         self._weights = [t for t in tensors if t is not None and not t.is_inference()]
@@ -92,10 +92,21 @@ class PreparedBranch:
         """
         return layer + 1 < len(self.units) and density >= self.limit(layer, size)
 
-    def all_whole(self, size: tuple[int, int]) -> bool:
-        """Whether each layer but the last one, with everything on, is computed whole; then the block may be, too."""
-        sizes = self.chain.sizes(size)
-        return all(self.computes_whole(i, sizes[i], 1.0) for i in range(len(self.units) - 1))
+    def pays_everywhere(self, size: tuple[int, int]) -> bool:
+        """Whether with everything on the layers, each in the faster way and the last one at rows, beat the whole block.
+
+        Args:
+            size: (H, W) of its input.
+        """
+        key = size, torch.is_autocast_enabled('cpu'), break_even().revision
+        if key not in self._pays:
+            sizes, last, spent, whole = self.chain.sizes(size), len(self.units) - 1, 0.0, 0.0
+            for i, conv in enumerate(self.chain.convs):
+                macs = conv.weight.numel() * sizes[i + 1][0] * sizes[i + 1][1]
+                whole += macs
+                spent += macs / (self.limit(i, sizes[i]) if i == last else max(self.limit(i, sizes[i]), 1.0))
+            self._pays = {key: spent < whole}  # of one size: another revision of the densities ends the others
+        return self._pays[key]
 
 
 class RowExecutor(nn.Module):
@@ -193,7 +204,7 @@ class RowExecutor(nn.Module):
             return block.rest(x, block.run_shortcut(x))
         everywhere = plan[-1].numel() == x.shape[0] * out_size[0] * out_size[1]
         has_shortcut = under is not None and under[0] is not None and under[0] is not x
-        if everywhere and self.watch is None and not has_shortcut and ready.all_whole(size):
+        if everywhere and self.watch is None and not has_shortcut and not ready.pays_everywhere(size):
             return block.run(x)
         return add_last(block, ready, x, self._run_inner(ready, x, plan), plan[-1], under=under)
 
@@ -214,7 +225,7 @@ class RowExecutor(nn.Module):
         return out
 
     def _run_inner(self, ready: PreparedBranch, x: Tensor, plan: list[Tensor]) -> Tensor:
-        """The planned rows of the branch up to the input of its last convolution."""
+        """The planned rows of the branch up to the input of its last convolution, which only a measurement sees here."""
         sizes = ready.chain.sizes((x.shape[2], x.shape[3]))
         for i, (conv, rows) in enumerate(zip(ready.chain.convs[:-1], plan[:-1], strict=True)):
             if self.watch is not None:
@@ -224,6 +235,8 @@ class RowExecutor(nn.Module):
                 x = ready.units[i].run(x)
             else:
                 x = run_rows(x, conv, rows, scratch(i % 2, (x.shape[0], conv.filters, *sizes[i + 1]), x))
+        if self.watch is not None:
+            self.watch(ready.watched(len(ready.units) - 1, x))
         return x
 
 
@@ -308,87 +321,3 @@ def _shortcut_rows(block: ResidualBlock) -> tuple[RowConv, RowConv] | None:
         return None
     plain = row_conv(units[0], None)
     return plain, plain.activated(act)
-
-
-def row_conv(unit: Unit, act: str | None) -> RowConv:
-    """A unit in evaluation mode, normalisation folded, as :class:`RowConv`."""
-    conv, norm = unit.conv, unit.norm
-    assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        weight, bias = folded(conv, norm)
-    else:
-        weight = conv.weight.detach()
-        bias = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach()
-    spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
-    return RowConv(weight, bias, *spacing, conv.groups, act)
-
-
-def layer_sizes(units: list[Unit], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of the input of a chain of units and of each one's output."""
-    sizes = [size]
-    for conv in (unit.conv for unit in units):
-        assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
-        spacing = (pair(conv.stride), pair(conv.padding), pair(conv.dilation))
-        sizes.append(out_size(sizes[-1], pair(conv.kernel_size), *spacing))
-    return sizes
-
-
-def stride_of(block: ResidualBlock) -> int:
-    """Stride of a block's branch, which :func:`check_rows` must accept."""
-    check_rows(block)
-    side = 64
-    return -(-side // layer_sizes(block.units(), (side, side))[-1][0])
-
-
-def check_rows(block: ResidualBlock) -> None:
-    """Whether the branch of ``block`` can be computed at single positions.
-
-    Raises:
-        TypeError: It cannot; the message says why and what would.
-    """
-    act_name(block.act)
-    units = block.units()
-    for fault in map(fault_of, units):
-        if fault is not None:
-            raise TypeError(fault)
-    if units[-1].act_name is not None:
-        raise TypeError(
-            f'the branch ends with an activation ({units[-1].act_name}) before the sum: rows are added to the shortcut as '
-            'they are computed; LayerSkip takes any branch'
-        )
-
-
-def fault_of(unit: Unit) -> str | None:
-    """Why a layer cannot be computed at single positions, and what could; None where it can."""
-    conv, norm = unit.conv, unit.norm
-    if type(conv) not in (nn.Conv2d, PackedConv2d) or not isinstance(conv.padding, tuple):
-        return (
-            f'{type(conv).__name__} in a residual branch cannot be computed at single positions; plain convolutions can'
-        )
-    if conv.padding_mode != 'zeros' or conv.groups not in (1, conv.in_channels):
-        return (
-            f'a convolution with groups={conv.groups}, padding_mode={conv.padding_mode!r} cannot be computed at single '
-            'positions; one group, or one filter a channel, with zeros around can'
-        )
-    if (fault := norm_fault(norm)) is not None:
-        return fault
-    if unit.act_name not in ACTIVATIONS:
-        known = ', '.join(name for name in ACTIVATIONS if name)
-        return f'no kernel computes {unit.act_name} at single positions, but {known}; LayerSkip takes any branch'
-    return None
-
-
-def norm_fault(norm: nn.Module | None) -> str | None:
-    """Why a normalisation cannot be applied to a part of a map; None where it can."""
-    if norm is None or isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.Identity)):
-        return None
-    return f'{type(norm).__name__} depends on the whole map; a branch computed in part needs BatchNorm'
-
-
-def computes_rows(block: ResidualBlock) -> bool:
-    """Whether :func:`check_rows` has nothing against ``block``."""
-    try:
-        check_rows(block)
-    except TypeError:
-        return False
-    return True

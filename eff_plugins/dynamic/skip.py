@@ -15,7 +15,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite
+from eff_plugins.dynamic.row_units import computes_rows, layer_sizes
+from eff_plugins.dynamic.rows import RowExecutor, may_overwrite
 from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.ops.branch import rounded
 from eff_plugins.ops.native import kernels_for
@@ -117,7 +118,7 @@ class LayerGate(DynamicModule):
         chosen = [value > least for value in values]
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))
-        if all(chosen) and not self._pays(x, scores):
+        if all(chosen) and not self._pays(block, x, scores):
             return block.run(x)
         if self.rows is not None:  # a patch as large as the map: no sample is copied out and back
             return self.rows.run(block, x, scores, None, threshold)
@@ -130,13 +131,14 @@ class LayerGate(DynamicModule):
         out[on] = done
         return out
 
-    def _pays(self, x: Tensor, scores: Tensor | Scores) -> bool:
-        """Whether rows compute a block with everything on: native kernels know break-even; or somebody measures it."""
+    def _pays(self, block: ResidualBlock, x: Tensor, scores: Tensor | Scores) -> bool:
+        """Whether rows compute a block with everything on: native kernels that are faster; or somebody measures them."""
         if self.rows is None or torch._C._len_torch_function_stack():  # kernels would bypass a mode
             return False
-        if not isinstance(scores, Tensor):
+        if self.rows.watch is not None:
             return True
-        return self.rows.watch is not None or kernels_for(x, weights=(scores,)) is not None
+        served = not isinstance(scores, Tensor) or kernels_for(x, weights=(scores,)) is not None
+        return served and self.rows.prepared(block).pays_everywhere((x.shape[2], x.shape[3]))
 
 
 class Branch(nn.Module):

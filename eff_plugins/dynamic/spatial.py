@@ -9,7 +9,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
+from eff_plugins.dynamic.row_units import check_rows, layer_sizes
+from eff_plugins.dynamic.rows import RowExecutor
 from eff_plugins.ops.plan import spread, spread_needed
 
 

@@ -8,8 +8,10 @@ import torch
 from eff_plugins import dynamic
 from eff_plugins.dynamic import break_even as module
 from eff_plugins.dynamic.break_even import BreakEven, break_even_of, key_of, measure_break_even
+from eff_plugins.dynamic.residual import residual_blocks
 from eff_plugins.models.spatial.dynconv import DynConv
 from eff_plugins.models.spatial.layer_skip import LayerSkip
+from eff_plugins.ops.native import kernels
 from eff_plugins.ops.rows import RowConv
 from eff_plugins.profiling.macs import count_macs
 from eff_plugins.testing.oracles import randomise
@@ -86,3 +88,22 @@ def test_a_broken_file_is_measured_anew(tmp_path):
     assert not table.knows(conv, (8, 8), True) and table.density(conv, (8, 8), True) in module.DEFAULTS.values()
     table.add({key_of(conv, (8, 8), True): 0.25})
     assert BreakEven(table.path).density(conv, (8, 8), True) == 0.25
+
+
+@pytest.mark.parametrize(('last', 'whole'), [(0.5, True), (2.0, False)])
+def test_a_block_that_is_on_runs_whole_where_rows_lose(last, whole, table, monkeypatch):
+    if kernels() is None:
+        pytest.skip('no C++ compiler')
+    net, x = network(LayerSkip)
+    dynamic.set_policy(net, 'all')
+    found = measure_break_even(net, lambda: net(x))
+    blocks = [block for _, block in residual_blocks(net)]
+    for conv in blocks[0].dynamic.rows.prepared(blocks[0]).chain.convs:
+        assert key_of(conv, (16, 16), False) in found  # the last layer, too
+    table.add(dict.fromkeys(found, last))
+    ran, kind = [], type(blocks[0])
+    own = kind.run
+    monkeypatch.setattr(kind, 'run', lambda self, x: ran.append(1) or own(self, x))
+    with torch.no_grad():
+        net(x.contiguous(memory_format=torch.channels_last))
+    assert len(ran) == (len(blocks) if whole else 0)

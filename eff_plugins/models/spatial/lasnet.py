@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from eff_plugins.dynamic.rows import stride_of
+from eff_plugins.dynamic.row_units import stride_of
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import SpatialGate
 from eff_plugins.models.spatial.host import hosted, stages_of

@@ -15,7 +15,8 @@ from eff_plugins.dynamic.module import DynamicModule
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock
-from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, check_rows, fresh, layer_sizes
+from eff_plugins.dynamic.row_units import check_rows, layer_sizes
+from eff_plugins.dynamic.rows import PreparedBranch, RowExecutor, add_last, fresh
 from eff_plugins.models.spatial.host import hosted, stages_of
 from eff_plugins.ops.plan import rows_above
 from eff_plugins.ops.rows import run_rows

@@ -11,7 +11,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import HardDecide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes
+from eff_plugins.dynamic.row_units import check_rows, layer_sizes
+from eff_plugins.dynamic.rows import RowExecutor
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.dynconv import PixelMasker

@@ -16,7 +16,8 @@ from eff_plugins.dynamic.per_thread import PerThread
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, residual_blocks
-from eff_plugins.dynamic.rows import RowExecutor, computes_rows, layer_sizes, may_overwrite, norm_fault
+from eff_plugins.dynamic.row_units import computes_rows, layer_sizes, norm_fault
+from eff_plugins.dynamic.rows import RowExecutor, may_overwrite
 from eff_plugins.dynamic.skip import Branch
 from eff_plugins.dynamic.spatial import branch_macs
 from eff_plugins.models.spatial.segblocks import BlockPolicy, build_host

@@ -12,7 +12,8 @@ from eff_plugins.dynamic.module import DynamicModule, MacsOf
 from eff_plugins.dynamic.policies import Decide
 from eff_plugins.dynamic.recorder import emit, recording
 from eff_plugins.dynamic.residual import ResidualBlock, act_name
-from eff_plugins.dynamic.rows import RowExecutor, check_rows, layer_sizes, may_overwrite
+from eff_plugins.dynamic.row_units import check_rows, layer_sizes
+from eff_plugins.dynamic.rows import RowExecutor, may_overwrite
 from eff_plugins.dynamic.sampling import straight_through
 from eff_plugins.dynamic.skip import input_channels
 from eff_plugins.dynamic.spatial import branch_macs
