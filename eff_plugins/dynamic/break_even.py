@@ -21,7 +21,7 @@ from eff_plugins.cache import cache_folder
 from eff_plugins.dynamic.module import executing
 from eff_plugins.dynamic.policies import Policy
 from eff_plugins.files import atomic
-from eff_plugins.ops.native import build_name, kernels
+from eff_plugins.ops.native import Kernels, build_name, kernels
 from eff_plugins.ops.rows import RowConv, run_rows
 from eff_plugins.profiling.latency import device_name, shortest
 
@@ -86,14 +86,14 @@ def _computed(conv: RowConv) -> torch.dtype:
 
 
 def _device() -> str:
-    found = (kernels(), kernels(dtype=torch.bfloat16))
-    names = '-'.join('torch' if native is None else native.name for native in found)
-    return _device_with(f'{names}-{build_name()}', torch.get_num_threads())
+    return _device_with(kernels(), kernels(dtype=torch.bfloat16), torch.get_num_threads())
 
 
 @cache  # asked for at each layer
-def _device_with(kernel: str, threads: int) -> str:
-    return re.sub(r'[^\w.@-]+', '-', f'{platform.machine()}-{device_name("cpu")}-{kernel}-{threads}-threads')
+def _device_with(single: Kernels | None, half: Kernels | None, threads: int) -> str:
+    names = '-'.join('torch' if native is None else native.name for native in (single, half))
+    device = f'{platform.machine()}-{device_name("cpu")}-{names}-{build_name()}-{threads}-threads'
+    return re.sub(r'[^\w.@-]+', '-', device)
 
 
 _tables: dict[str, BreakEven] = {}

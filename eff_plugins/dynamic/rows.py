@@ -99,14 +99,16 @@ class PreparedBranch:
             size: (H, W) of its input.
         """
         key = size, torch.is_autocast_enabled('cpu'), break_even().revision
-        if key not in self._pays:
+        found = self._pays.get(key)
+        if found is None:
             sizes, last, spent, whole = self.chain.sizes(size), len(self.units) - 1, 0.0, 0.0
             for i, conv in enumerate(self.chain.convs):
                 macs = conv.weight.numel() * sizes[i + 1][0] * sizes[i + 1][1]
                 whole += macs
-                spent += macs / (self.limit(i, sizes[i]) if i == last else max(self.limit(i, sizes[i]), 1.0))
-            self._pays = {key: spent < whole}  # of one size: another revision of the densities ends the others
-        return self._pays[key]
+                spent += macs / max(self.limit(i, sizes[i]), 1e-6 if i == last else 1.0)
+            found = spent < whole
+            self._pays = {key: found}  # of one size: another revision of the densities ends the others
+        return found
 
 
 class RowExecutor(nn.Module):
