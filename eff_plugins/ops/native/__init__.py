@@ -104,8 +104,11 @@ def _run(command: list[str]) -> str | None:
 def _compile(commands: list[list[str]]) -> str | None:
     """None, or the first error."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        errors = [error for error in pool.map(_run, commands[:-1]) if error]
-    return errors[0] if errors else _run(commands[-1])
+        for error in pool.map(_run, commands[:-1]):
+            if error:
+                pool.shutdown(cancel_futures=True)
+                return error
+    return _run(commands[-1])
 
 
 def build(cxx: str) -> Path:
