@@ -1,6 +1,5 @@
 """The native kernels on bf16 maps, alone and under autocast: what fp32 gives, up to rounding."""
 
-import subprocess
 from math import log2
 
 import pytest
@@ -227,21 +226,6 @@ def test_whole_convolutions_are_packed(autocast):
             for _ in range(2):
                 near(packed.fused(given, 'relu', low(residual)), want)
         assert len(packed._packed) == 1
-
-
-def test_a_compiler_without_bf16_makes_the_kernels_of_fp32(monkeypatch, tmp_path):
-    real = native.compiler()
-    if real is None:
-        pytest.skip('no C++ compiler')
-    old = tmp_path / 'c++'
-    old.write_text(
-        f'#!/bin/sh\ncase "$*" in *DBF16*) echo "error: what is that" >&2; exit 1;; esac\nexec {real} "$@"\n'
-    )
-    old.chmod(0o755)
-    monkeypatch.setenv('EFF_PLUGINS_CACHE', str(tmp_path))
-    monkeypatch.setattr(native, 'VARIANTS', [v for v in native.VARIANTS if v.level == 'portable'])  # takes less long
-    symbols = subprocess.run(['nm', '-D', native.build(str(old))], capture_output=True, text=True, check=True).stdout
-    assert 'convolve_portable' in symbols and 'bf16' not in symbols
 
 
 def test_without_bf16_in_the_processor_there_are_no_kernels_for_it(monkeypatch):
