@@ -111,10 +111,9 @@ class LayerGate(DynamicModule):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self._sparse(block, x, scores, threshold)
-        if isinstance(scores, Tensor):  # a comparison of so few numbers costs less than one of tensors
-            least, values = rounded(threshold, scores.dtype), scores.flatten().tolist()
-        else:
-            least, values = rounded(threshold, scores.dtype), scores.listed()
+        # a comparison of so few numbers costs less than one of tensors
+        values = scores.flatten().tolist() if isinstance(scores, Tensor) else scores.listed()
+        least = rounded(threshold, scores.dtype)
         chosen = [value > least for value in values]
         if not any(chosen):
             return block.rest(x, block.run_shortcut(x))

@@ -72,12 +72,12 @@ class NativeBranch:
             found = self._sized[key] = self._lay_out(x.shape, scores.shape, patch, limit)
         grid, shapes, limits = found
         if isinstance(scores, Tensor):
-            dtype, cells = scores.dtype, scores.float().contiguous()  # has to live as long as the kernel reads it
+            cells = scores.float().contiguous()  # has to live as long as the kernel reads it
             address = cells.data_ptr()
         else:
-            dtype, address = scores.dtype, scores.address
-        if dtype is not torch.float32:
-            threshold = rounded(threshold, dtype)
+            address = scores.address
+        if scores.dtype is not torch.float32:
+            threshold = rounded(threshold, scores.dtype)
         return self._run(
             address,
             threshold,

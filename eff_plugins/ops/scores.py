@@ -122,11 +122,8 @@ class ScoreReader:
 
     def __init__(self, scores: Linear) -> None:
         self._given, self._state = scores, _state(scores)
-        laid_out = scores.weight if scores.patch is not None else scores.weight.permute(0, 2, 3, 1)
-        tensors = [laid_out, scores.pooled, scores.bias]
-        copies = [None if t is None else t.detach().float().contiguous().clone() for t in tensors]
-        self._tensors = copies  # live as long as the pointers
-        self._pointers = [None if t is None else t.data_ptr() for t in copies]
+        self._laid_out = _lay_out(scores)  # lives as long as the pointers
+        self._pointers = _addresses(self._laid_out)
 
     def current(self, scores: Linear) -> bool:
         """Whether that is what was laid out, and no weight has changed since."""
@@ -134,17 +131,12 @@ class ScoreReader:
 
     def read(self, native: Kernels, x: Tensor) -> Scores:
         """The scores of ``x`` (B, C, H, W), channels-last and of the kernels' type."""
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         patch = self._given.patch
         step = self._given.stride if patch is None else patch or max(height, width)
         shape = (batch, 1, -(-height // step), -(-width // step))
         values, address = _room(prod(shape))
-        weight, pooled, bias = self._pointers
-        if patch is None:
-            how = (batch, height, width, channels, self._given.weight.shape[-1], step)
-            native.conv_scores(x.data_ptr(), *how, weight, pooled, bias, address)
-        else:
-            native.patch_scores(x.data_ptr(), batch, height, width, channels, step, weight, bias, address)
+        _call(native, x, self._given, self._pointers, address)
         return Scores(values, address, shape, x.dtype)
 
 
@@ -167,35 +159,42 @@ def _native(x: Tensor, *weights: Tensor | None) -> Kernels | None:
     return kernels_for(x, weights=weights) if x.is_contiguous(memory_format=torch.channels_last) else None
 
 
-def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
+def _lay_out(scores: Linear) -> list[Tensor | None]:
+    """Weight, weight of the means and bias as the kernels take them."""
+    weight = scores.weight if scores.patch is not None else scores.weight.permute(0, 2, 3, 1)
+    tensors = (weight, scores.pooled, scores.bias)
+    return [None if t is None else t.float().contiguous() for t in tensors]
+
+
+def _addresses(tensors: list[Tensor | None]) -> list[int | None]:
+    return [None if t is None else t.data_ptr() for t in tensors]
+
+
+def _call(native: Kernels, x: Tensor, scores: Linear, pointers: list[int | None], out: int) -> None:
+    """Write the scores of ``x`` to the address ``out``."""
     batch, channels, height, width = x.shape
+    weight, pooled, bias = pointers
+    if scores.patch is None:
+        how = (batch, height, width, channels, scores.weight.shape[-1], scores.stride)
+        native.conv_scores(x.data_ptr(), *how, weight, pooled, bias, out)
+    else:
+        patch = scores.patch or max(height, width)
+        native.patch_scores(x.data_ptr(), batch, height, width, channels, patch, weight, bias, out)
+
+
+def _execute(x: Tensor, scores: Linear, out: Tensor) -> None:
     native = kernels(dtype=x.dtype)
     assert native is not None
-    flat, added = weight.float().contiguous(), bias.float()
-    native.patch_scores(
-        x.data_ptr(), batch, height, width, channels, patch, flat.data_ptr(), added.data_ptr(), out.data_ptr()
-    )
+    laid_out = _lay_out(scores)  # has to live as long as the kernel reads it
+    _call(native, x, scores, _addresses(laid_out), out.data_ptr())
+
+
+def _patch_scores(x: Tensor, weight: Tensor, bias: Tensor, patch: int, out: Tensor) -> None:
+    _execute(x, Linear(weight, bias, patch), out)
 
 
 def _conv_scores(x: Tensor, weight: Tensor, pooled: Tensor | None, bias: Tensor, stride: int, out: Tensor) -> None:
-    batch, channels, height, width = x.shape
-    native = kernels(dtype=x.dtype)
-    assert native is not None
-    taps, added = weight.float().permute(0, 2, 3, 1).contiguous(), bias.float()
-    means = None if pooled is None else pooled.float().contiguous()
-    native.conv_scores(
-        x.data_ptr(),
-        batch,
-        height,
-        width,
-        channels,
-        weight.shape[-1],
-        stride,
-        taps.data_ptr(),
-        None if means is None else means.data_ptr(),
-        added.data_ptr(),
-        out.data_ptr(),
-    )
+    _execute(x, Linear(weight, bias, None, pooled, stride), out)
 
 
 register_in_place('patch_scores(Tensor x, Tensor weight, Tensor bias, int patch, Tensor(a!) out) -> ()', _patch_scores)
